@@ -92,5 +92,5 @@ def test_a_pod_beyond_the_pod_security_level_is_refused_except_in_kube_system(se
 
     with pytest.raises(urllib.error.HTTPError) as caught:
         create("default")
-    assert caught.value.code == 403 and "violates PodSecurity" in caught.value.strerror
+    assert caught.value.code == 403 and "violates PodSecurity" in str(caught.value.strerror)
     create("kube-system")

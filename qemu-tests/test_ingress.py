@@ -65,13 +65,7 @@ def node(
     base = distributions.profile_with_addons(distribution, board.architecture, folder)
     profile = folder / f"edge-server-ingress-{distribution.name}.yaml"
     write_output(profile, PROFILE.format(base=base).encode())
-    seed = make_seed(
-        profile,
-        "site-1",
-        key,
-        tmp_path_factory.mktemp("seed") / "seed.iso",
-        settings=(f"kubernetes.node_ip={ADDRESS}",),
-    )
+    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
     network = MachineNetwork(forwards=(Forward(22), *map(Forward, PORTS)), restrict=True)
     config = MachineConfig(

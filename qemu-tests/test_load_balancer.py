@@ -14,6 +14,7 @@ from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.readiness import read_kubeconfig
 from osbuild.kubernetes.addon_images import MANIFESTS
+from osbuild.shared.node_settings import STABLE_ADDRESS
 
 VERSION = RELEASES[0].version
 PROGRAM = "edge-load-balancer"
@@ -132,6 +133,16 @@ def test_external_addresses_come_first(server: ApiServer) -> None:
     wait_addresses(server, "web", "198.51.100.2", "192.0.2.1", "192.0.2.2")
     patch_node(server, "one", {"metadata": {"annotations": {"k3s.io/external-ip": "198.51.100.1,2001:db8:1::1"}}})
     wait_addresses(server, "web", "198.51.100.1", "198.51.100.2", "192.0.2.1", "192.0.2.2")
+
+
+@pytest.mark.usefixtures("balancer")
+def test_the_addresses_of_a_node_replace_one_that_only_the_node_reaches(server: ApiServer) -> None:
+    make_service(server, "web")
+    set_addresses(server, "one", {"InternalIP": [STABLE_ADDRESS]})
+    wait_addresses(server, "web", "192.0.2.2", STABLE_ADDRESS)  # while the node has no other
+    own = {"edge-osbuild/addresses": "192.0.2.7,192.0.2.8,2001:db8::7"}
+    patch_node(server, "one", {"metadata": {"annotations": own}})
+    wait_addresses(server, "web", "192.0.2.2", "192.0.2.7", "192.0.2.8")
 
 
 @pytest.mark.usefixtures("balancer")

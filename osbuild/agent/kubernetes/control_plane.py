@@ -16,6 +16,10 @@ SQLITE_PARAMETERS = (
 # K3s' options for the certificates of a database, and kine's flags.
 TLS_FILES = {"datastore-cafile": "ca-file", "datastore-certfile": "cert-file", "datastore-keyfile": "key-file"}
 
+# The API server asks newer releases of etcd how far a watch has got (`RequestWatchProgress`), and then answers lists from
+# its cache. kine 0.16 may report a change before the watch has it: a watch that starts just then never gets this change.
+EMULATED = "3.5.12"
+
 KEPT_PODS = 1000  # pods that have ended; Kubernetes' own limit is 12500
 # Controllers that such a node does not need: cloud routes and load balancers, dynamic resources, migrations.
 IDLE_CONTROLLERS = (
@@ -38,7 +42,7 @@ SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-c
 
 def kine_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     """The arguments of kine, which may contain the password of a database."""
-    common = [f"--listen-address=unix://{paths.socket}", "--metrics-bind-address=0"]
+    common = [f"--listen-address=unix://{paths.socket}", "--metrics-bind-address=0", f"--emulated-etcd-version={EMULATED}"]
     if ENDPOINT in settings.config:
         files = [f"--{flag}={settings.option(name, '')}" for name, flag in TLS_FILES.items() if name in settings.config]
         return [f"--endpoint={settings.option(ENDPOINT, '')}", *common, *files]

@@ -61,7 +61,7 @@ func balanceServices(ctx context.Context, arguments []string) error {
 		return err
 	}
 	if len(arguments) > 1 && arguments[1] == balancerOff {
-		retry(ctx, "release of addresses", func(ctx context.Context) error { return releaseAddresses(ctx, client) })
+		again(ctx, "release of addresses", func(ctx context.Context) error { return releaseAddresses(ctx, client) })
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -136,7 +136,11 @@ func dropUnused(stored any) (any, error) {
 		object.ManagedFields, object.Annotations = nil, nil
 	case *core.Node:
 		object.ManagedFields = nil
-		object.Annotations = map[string]string{externalAnnotation: object.Annotations[externalAnnotation]}
+		kept := map[string]string{}
+		for _, name := range []string{externalAnnotation, ownAnnotation} {
+			kept[name] = object.Annotations[name]
+		}
+		object.Annotations = kept
 		object.Status = core.NodeStatus{Conditions: object.Status.Conditions, Addresses: object.Status.Addresses}
 	case *discovery.EndpointSlice:
 		object.ManagedFields, object.Annotations, object.Ports = nil, nil, nil

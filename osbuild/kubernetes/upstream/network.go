@@ -86,9 +86,7 @@ func connectPods(ctx context.Context, arguments []string) error {
 	if err := waitForRange(ctx, client, settings.Node); err != nil {
 		return err
 	}
-	go retry(ctx, "external addresses", func(ctx context.Context) error {
-		return publishExternal(ctx, client, settings.Node, settings.External)
-	})
+	go again(ctx, "addresses", func(ctx context.Context) error { return publishAddresses(ctx, client, &settings) })
 	if settings.Policies {
 		go again(ctx, "network policies", func(ctx context.Context) error { return enforcePolicies(ctx, client, &settings) })
 	}
@@ -96,26 +94,18 @@ func connectPods(ctx context.Context, arguments []string) error {
 	return ctx.Err()
 }
 
-// again runs a part of the network until the context ends.
+// again runs a part of a program until it ends without an error, or the context ends.
 func again(ctx context.Context, name string, part func(ctx context.Context) error) {
 	for ctx.Err() == nil {
 		attempt, cancel := context.WithCancel(ctx)
-		if err := part(attempt); ctx.Err() == nil {
-			klog.ErrorS(err, "A part of the pod network starts again", "part", name)
-		}
+		err := part(attempt)
 		cancel()
-		_ = sleep(ctx, retryTime)
-	}
-}
-
-// retry calls a part until it succeeds.
-func retry(ctx context.Context, name string, part func(ctx context.Context) error) {
-	for ctx.Err() == nil {
-		err := part(ctx)
 		if err == nil {
 			return
 		}
-		klog.ErrorS(err, "A part is tried again", "part", name)
+		if ctx.Err() == nil {
+			klog.ErrorS(err, "A part of the program starts again", "part", name)
+		}
 		_ = sleep(ctx, retryTime)
 	}
 }

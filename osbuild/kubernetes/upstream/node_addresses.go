@@ -2,17 +2,12 @@ package main
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	core "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 )
 
 // Labels of K3s' ServiceLB (K3s documentation, "Networking Services"). If any node has the first one, only nodes whose value
@@ -22,6 +17,8 @@ const (
 	poolLabel   = "svccontroller.k3s.cattle.io/lbpool"
 	// K3s' annotation of a node with its external addresses, with commas between them
 	externalAnnotation = "k3s.io/external-ip"
+	// our annotation of a node without configured addresses with those that it has, with commas between them
+	ownAnnotation = "edge-osbuild/addresses"
 )
 
 // servicePort is a port of all addresses of a node.
@@ -136,6 +133,7 @@ func repels(taint core.Taint) bool {
 }
 
 // familyAddresses returns the addresses of nodes in the order of a Service's families: external ones, then internal ones.
+// A server without `node-ip` is registered with an address that only itself reaches; those that it has replace it.
 //
 // K3s lists the external ones only, if there are any. But a router in front of the node translates them, and kube-proxy has
 // to know the address that it sees.
@@ -143,12 +141,15 @@ func familyAddresses(nodes []*core.Node, families []core.IPFamily) []string {
 	var external, internal []string
 	for _, node := range nodes {
 		external = append(external, strings.Split(node.Annotations[externalAnnotation], ",")...)
+		internal = append(internal, strings.Split(node.Annotations[ownAnnotation], ",")...)
 		for _, address := range node.Status.Addresses {
 			switch address.Type {
 			case core.NodeExternalIP:
 				external = append(external, address.Address)
 			case core.NodeInternalIP:
-				internal = append(internal, address.Address)
+				if !slices.Contains(stableAddresses, address.Address) || node.Annotations[ownAnnotation] == "" {
+					internal = append(internal, address.Address)
+				}
 			}
 		}
 	}
@@ -165,22 +166,4 @@ func familyAddresses(nodes []*core.Node, families []core.IPFamily) []string {
 		}
 	}
 	return chosen
-}
-
-// publishExternal records the external addresses of this node (K3s' `node-external-ip`) in its annotation.
-func publishExternal(ctx context.Context, client kubernetes.Interface, name string, addresses []string) error {
-	node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	wanted := strings.Join(addresses, ",")
-	if node.Annotations[externalAnnotation] == wanted {
-		return nil
-	}
-	patch, err := json.Marshal(object{"metadata": object{"annotations": object{externalAnnotation: wanted}}})
-	if err != nil {
-		return err
-	}
-	_, err = client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
 }

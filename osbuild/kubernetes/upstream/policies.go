@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -61,5 +62,5 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, settings 
 	var group sync.WaitGroup
 	group.Add(1)
 	controller.Run(heartbeats, ctx.Done(), &group)
-	return ctx.Err()
+	return errors.New("the controller of network policies has ended")
 }
