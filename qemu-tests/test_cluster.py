@@ -193,6 +193,8 @@ def test_at_shutdown_pods_end_before_everything_else_and_are_restarted_not_repla
     lines = node.run("journalctl --boot=-1 --output=json JOB_TYPE=stop JOB_RESULT=done").splitlines()
     stopped = [json.loads(line)["UNIT"] for line in lines]
     for unit in distribution.units:
+        if unit == distribution.kubelet:  # the kubelet ends first: it would restart containers
+            continue
         assert stopped.index("edge-pods.service") < stopped.index(unit), stopped
     pods = json.loads(node.kubectl("get pods -l app=web -o json"))["items"]
     assert [pod["status"]["containerStatuses"][0]["restartCount"] > 0 for pod in pods] == [True], "started anew"

@@ -72,9 +72,10 @@ def read_settings(node: Node, distribution: DistributionUnderTest) -> SecuritySe
     configz = json.loads(node.kubectl(f"get --raw /api/v1/nodes/{name}/proxy/configz"))
     lines = node.run(f"find {' '.join(FOLDERS)} -maxdepth 4 -printf '%m %u:%g %p\\n'").splitlines()
     rows = (line.split(" ", 2) for line in lines)
+    programs = PROGRAMS if distribution.name == "upstream" else (*PROGRAMS, "kubelet")
     return SecuritySettings(
         distribution.name,
-        {program: read_arguments(node, distribution, program) for program in PROGRAMS},
+        {program: read_arguments(node, distribution, program) for program in programs},
         configz["kubeletconfig"],
         {path: (int(mode, 8), owner) for mode, owner, path in rows},
         json.loads(node.run(READ_AUDIT_POLICY)),
@@ -155,7 +156,8 @@ CHECKS: dict[str, Check] = {
     "4.2.11": lambda node: node.kubelet.get("featureGates", {}).get("RotateKubeletServerCertificate") is not False,
     "4.2.12": lambda node: not any(WEAK.search(suite) for suite in node.kubelet["tlsCipherSuites"]),
     "4.2.13": lambda node: 0 < node.kubelet["podPidsLimit"] <= 4096,
-    "5.7.2": lambda node: node.kubelet["seccompDefault"] is True,
+    # The kubelet's answer does not contain the flag, which K3s uses.
+    "5.7.2": lambda node: node.kubelet["seccompDefault"] or node.arguments["kubelet"]["seccomp-default"] == "true",
 }
 
 

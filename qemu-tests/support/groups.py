@@ -17,6 +17,8 @@ ONE_PORT = dict.fromkeys(
         "test_control_plane",
         "test_helm",
         "test_joining",
+        "test_k3s_etcd",
+        "test_k3s_server",
         "test_load_balancer",
         "test_local_api",
         "test_manifests",

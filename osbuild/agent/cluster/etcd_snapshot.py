@@ -1,7 +1,7 @@
-"""Snapshots of embedded etcd on a server of the upstream distribution, with the names and the folder of K3s.
+"""Snapshots of embedded etcd, with the names and the folder of K3s on both distributions.
 
-The server takes those of its schedule itself (osbuild/kubernetes/upstream/etcd_snapshot.go). A snapshot contains what
-all servers share, so it is restored on one server, and the others join that one again.
+The server takes those of its schedule itself: K3s, or osbuild/kubernetes/upstream/etcd_snapshot.go. A snapshot contains
+what all servers share, so it is restored on one server, and the others join that one again.
 """
 
 import datetime
@@ -17,6 +17,7 @@ from typing import Any
 from osbuild.agent.cluster.snapshot import require_space
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import etcd
+from osbuild.agent.kubernetes.k3s_command import run_k3s
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.system import System
@@ -25,7 +26,8 @@ from osbuild.shared.node_settings import NodeSettings
 from osbuild.shared.sizes import format_bytes
 
 PROGRAM = "usr/bin/edge-kubernetes"
-NAME = re.compile(r"(?P<reason>[a-z-]+)-.*-(?P<time>[0-9]{9,12})")
+NAME = re.compile(r"(?P<reason>[a-z-]+)-.*-(?P<time>[0-9]{9,12})(\.zip)?")
+K3S_TIMEOUT = 600.0  # seconds for a snapshot, and for a restore, which starts a server
 
 
 class SnapshotReason(StrEnum):
@@ -47,8 +49,8 @@ class EtcdSnapshot:
 
 
 def has_etcd(system: System) -> bool:
-    """Whether this node is a server with embedded etcd of the upstream distribution. Raises `Problem`."""
-    return not is_k3s(system.root) and load_settings(system.root).uses_etcd
+    """Whether this node is a server with embedded etcd. Raises `Problem`."""
+    return load_settings(system.root).uses_etcd
 
 
 def list_snapshots(system: System) -> list[EtcdSnapshot]:
@@ -70,12 +72,16 @@ def take_snapshot(system: System, reason: SnapshotReason) -> EtcdSnapshot:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = paths.etcd / "member/snap/db"
     require_space(folder, database.stat().st_size if database.exists() else 0)
-    name = f"{reason}-{settings.node_name}-{int(time.time())}"
-    run_etcd(paths, "snapshot", name)
+    if is_k3s(system.root):
+        run_k3s(system.root, "etcd-snapshot", "save", f"--name={reason}", timeout=K3S_TIMEOUT)
+    else:
+        run_etcd(paths, "snapshot", f"{reason}-{settings.node_name}-{int(time.time())}")
     same = [snapshot for snapshot in list_snapshots(system) if snapshot.reason == reason]
+    if not same:
+        raise Problem(f"there is no snapshot {reason}-*", where=str(folder), hint="look there, and try again")
     for old in same[etcd.read_retention(settings) :]:
         (folder / old.name).unlink(missing_ok=True)
-    return next(snapshot for snapshot in same if snapshot.name == name)
+    return same[0]
 
 
 def restore_snapshot(system: System, name: str) -> str:
@@ -87,6 +93,13 @@ def restore_snapshot(system: System, name: str) -> str:
     names = [snapshot.name for snapshot in list_snapshots(system)]
     if name not in names:
         raise Problem(f"there is no snapshot {name}", hint=f"existing snapshots: {', '.join(names) or 'none'}")
+    if is_k3s(system.root):
+        path = etcd.snapshot_folder(settings, paths).relative_to(system.root) / name
+        restore = ("server", "--cluster-reset", f"--cluster-reset-restore-path=/{path}")
+        run_k3s(
+            system.root, *restore, timeout=K3S_TIMEOUT, hint="run `k3s server --cluster-reset` manually to see more"
+        )
+        return f"{name} is restored; {next_step(settings)}"
     state = run_etcd(paths, "restore", name)
     return f"{name} is restored with {state['totalKey']} keys; {next_step(settings)}"
 
@@ -97,12 +110,6 @@ def next_step(settings: NodeSettings) -> str:
         "start Kubernetes here first; on every other server stop it, remove /var/lib/kubernetes/server/db/etcd and "
         f"start it with `kubernetes.server: https://{settings.node_addresses[0]}:6443`, so that it joins this one"
     )
-
-
-def list_members(system: System) -> list[dict[str, Any]]:
-    """Name, node, and health of the members, as the member of this server knows them. Raises `Problem`."""
-    members: list[dict[str, Any]] = run_etcd(Paths(system.root), "members")
-    return members
 
 
 def run_etcd(paths: Paths, *arguments: str) -> Any:

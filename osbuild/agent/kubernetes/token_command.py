@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import join_objects, join_protocol, prepare
 from osbuild.agent.kubernetes.api import connect_api, explain_failure, quote_path
+from osbuild.agent.kubernetes.k3s_command import SERVER_HINT, run_k3s
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.rotated_tokens import RotatedToken, TokenName, digest_token, store_rotated
 from osbuild.agent.kubernetes.settings import load_configured, load_settings
@@ -22,9 +22,7 @@ from osbuild.shared.files import read_file
 from osbuild.shared.join_token import created_identifier, format_token, random_text
 from osbuild.shared.node_settings import NodeSettings
 
-K3S_TIMEOUT = 60.0  # seconds
 K3S_GROUP = "system:bootstrappers:k3s:default-node-token"
-SERVER_HINT = "run this command on a server node while Kubernetes runs: `systemctl status kubernetes.target`"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -189,16 +187,3 @@ def read_authority(root: Path) -> bytes:
         return read_file(path)
     except OSError as error:
         raise Problem(f"cannot be read: {error.strerror}", where=str(path), hint=SERVER_HINT) from error
-
-
-def run_k3s(root: Path, *arguments: str) -> str:
-    """Run a command of K3s, and return its output. Raises `Problem`."""
-    command = [str(root / "usr/bin/k3s"), *arguments]
-    try:
-        result = run_command(command, timeout=K3S_TIMEOUT)
-    except CommandNotFinished as error:
-        raise Problem(str(error), where="k3s token", hint=SERVER_HINT) from error
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise Problem(lines[-1], where=" ".join(["k3s", *arguments[:2]]), hint=SERVER_HINT)
-    return result.stdout
