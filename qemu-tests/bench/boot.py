@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import memory
+from bench import idle, memory, pods
 from bench.figure import Figure, Measured
 from bench.guest import COMPLETE, Booted, boot_image
 from bench.site import BenchSite
@@ -49,13 +49,21 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     distribution = next(
         component.distribution for component in site.manifest(profile).components if component.name == "kubernetes"
     )
-    with boot_image(site, profile, MEMORY) as machine:
+    user_data = pods.write_user_data(profile.with_name("user-data"))
+    name = f"{BASE}{suffix}"
+    with boot_image(site, profile, MEMORY, user_data=user_data) as machine:
         machine.wait_complete()
-        used, metadata = memory.measure_idle(machine, f"{BASE}{suffix}", 420)
+        dns = pods.first_dns_answer(machine)
+        used, metadata = memory.measure_idle(machine, name, 420)
         first = observe_boot(machine, distribution)
+        processor = idle.measure_processor(machine, name, None if ready is None else 3)
+        for measured, details in (processor, pods.measure_creation(machine, name)):
+            used += measured
+            metadata |= details
         machine.again()
         machine.wait_complete()
         second = observe_boot(machine, distribution)
+        dns_second = pods.first_dns_answer(machine)
     picture = site.results / f"bench-boot{suffix}.svg"
     write_output(picture, draw_timelines({"first boot": first, "second boot": second}).encode())
     figures = [*used, Figure(f"ready{suffix}", "power-on to Ready, TCG, first boot", first.ready, "s", ready)]
@@ -63,6 +71,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     figures.append(Figure(f"complete{suffix}", "  power-on to boot complete", first.complete, "s"))
     if first.network is not None:
         figures.append(Figure(f"network{suffix}", "  power-on to pod network", first.network, "s"))
+    figures.append(Figure(f"dns{suffix}", "  power-on to the first DNS answer", dns, "s"))
     title = "node Ready, images imported and pod network up, to boot complete, TCG, first boot"
     figures.append(Figure(f"commit_delay{suffix}", title, first.commit_delay, "s", 10))
     figures.append(Figure(f"ready_second{suffix}", "power-on to Ready, TCG, second boot", second.ready, "s"))
@@ -70,9 +79,11 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
         Figure(f"ready_second_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in second.phases
     ]
     figures.append(Figure(f"complete_second{suffix}", "  power-on to boot complete", second.complete, "s"))
+    figures.append(Figure(f"dns_second{suffix}", "  power-on to the first DNS answer", dns_second, "s"))
     boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
     note = f"boot time line: {display_path(picture)}"
-    return Measured(figures, f"{memory.MEANING} {MEANING}", {**metadata, **boots}, (note,))
+    meaning = " ".join((memory.MEANING, idle.MEANING, pods.MEANING, MEANING))
+    return Measured(figures, meaning, {**metadata, **boots}, (note,))
 
 
 def observe_boot(machine: Booted, distribution: str) -> Timeline:

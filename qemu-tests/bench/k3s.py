@@ -1,8 +1,8 @@
-"""The boots and the memory of a node with K3s, if a release of K3s is available here."""
+"""The image, the boots and the memory of a node with K3s, if a release of K3s is available here."""
 
 from support.distributions import K3S, unavailable_reason
 
-from bench import boot
+from bench import boot, size
 from bench.figure import Measured
 from bench.site import BenchSite
 from osbuild.config.load import find_profile, load_profile
@@ -32,5 +32,8 @@ def measure(site: BenchSite) -> Measured:
     profile = site.profile(NAME, boot.BASE, {"overlays": overlays, "kubernetes": kubernetes}, lock=False)
     with log.step(f"image of {boot.BASE} with K3s {release}"):
         site.build(profile)
+    image = size.measure_image(site, profile, suffix=f"_{NAME}")
     measured = boot.measure_node(site, profile, suffix=f"_{NAME}", ready=None)
-    return Measured(measured.figures, f"K3s {release}: {measured.meaning}", measured.metadata, measured.notes)
+    meaning = f"K3s {release}: {image.meaning} {measured.meaning}"
+    metadata = {**image.metadata, **measured.metadata}
+    return Measured([*image.figures, *measured.figures], meaning, metadata, (*image.notes, *measured.notes))

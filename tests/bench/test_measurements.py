@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bench import boot, memory
+from bench import boot, idle, memory, pods
 from bench.cold import UPSTREAM, WARM
 from bench.figure import Figure, Measured, figures_table, format_value
 from bench.guest import ConsoleWatch
@@ -90,6 +90,21 @@ def test_what_free_says_is_read_from_its_own_column() -> None:
     assert memory.free_used(text) == 710557696
     with pytest.raises(Error):
         memory.free_used("")
+
+
+def test_processor_time_is_what_the_processors_were_not_idle() -> None:
+    assert idle.busy_seconds("intr 9\ncpu  100 20 300 5000 600 7 8 90 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n") == 4.35
+    with pytest.raises(Error, match="cpu"):
+        idle.busy_seconds("cpu0 1 1 1 1 1 1 1 1 0 0\n")
+    text = "/sys/fs/cgroup/system.slice/k3s-server.service/cpu.stat:usage_usec 2500000\ncpu 1 2\n"
+    assert idle.group_seconds(text) == {"k3s-server.service": 2.5}
+
+
+def test_the_seed_asks_for_dns_with_a_program_of_its_own(tmp_path: Path) -> None:
+    (command,) = yaml.safe_load(pods.write_user_data(tmp_path / "user-data").read_text())["bootcmd"]
+    program = command[command.index("-c") + 1]
+    assert compile(program, "ask", "exec") and pods.RESULT in program
+    assert compile(pods.CREATE, "create", "exec")
 
 
 def test_units_that_were_not_started_have_no_time_and_are_not_drawn() -> None:
