@@ -33,7 +33,7 @@ def make_servers(stack: ExitStack, folder: Path, configs: Sequence[dict[str, Any
     for number, config in enumerate(configs, 1):
         root = folder / str(number)
         root.mkdir()
-        seed = {"token": config.pop("token", TOKEN), "agent_token": AGENTS, "node_ip": f"192.0.2.{number}"}
+        seed = {"token": TOKEN, "agent_token": AGENTS, "node_ip": f"192.0.2.{number}"}
         if joined := config.pop("server", None):
             seed["server"] = joined
         own = {"node-name": f"node-{number}", "node-ip": seed["node_ip"]}
@@ -45,7 +45,7 @@ def make_servers(stack: ExitStack, folder: Path, configs: Sequence[dict[str, Any
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[K3sServer]]:
     with ExitStack() as stack:
-        configs = [{"cluster-init": True}, {"server": FIRST}, {"server": FIRST}]
+        configs: list[dict[str, Any]] = [{"cluster-init": True}, {"server": FIRST}, {"server": FIRST}]
         yield make_servers(stack, tmp_path_factory.mktemp("etcd"), configs)
 
 
