@@ -3,6 +3,7 @@
 The tests depend on their order. They need neither machine nor image, and are skipped if no release is available.
 """
 
+import json
 import urllib.error
 from collections.abc import Iterator
 
@@ -11,15 +12,17 @@ from support.control_plane import wait_for
 from support.distributions import K3S
 from support.k3s_server import K3sServer
 
-from osbuild.agent.cluster import etcd_snapshot, snapshot_command
+from osbuild.agent.cluster import cluster_data, etcd_rollback, etcd_snapshot, membership, snapshot_command
 from osbuild.agent.cluster.etcd_snapshot import SnapshotReason
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.api import ApiServer
+from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.host.architecture import Architecture
 from osbuild.shared.node_settings import STABLE_ADDRESS
 
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
+OLD, NEW = (KubernetesVersion("k3s", f"v1.{minor}.1+k3s1") for minor in (35, 36))
 SEED = {"token": "a-secret-of-servers", "node_ip": STABLE_ADDRESS}
 
 
@@ -69,3 +72,29 @@ def test_a_restored_snapshot_brings_back_what_there_was(k3s: K3sServer) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404"):
         server.call("GET", f"{CONFIGMAPS}/after")
     create(server, "again")
+
+
+def boot_into(k3s: K3sServer, version: KubernetesVersion) -> dict[str, object]:
+    """Do what a boot of a slot with this version of K3s does to the data, before K3s starts."""
+    image = {"kubernetes": {"role": "server", "distribution": version.distribution, "version": version.version}}
+    path = k3s.root / "usr/lib/edge-osbuild/image.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(image))
+    return cluster_data.reconcile_data(System(k3s.root)) or {}
+
+
+def test_a_rollback_restores_the_etcd_of_a_single_server(k3s: K3sServer) -> None:
+    system = System(k3s.root)
+    boot_into(k3s, OLD)
+    taken = membership.snapshot_etcd(system, OLD, print)
+    assert taken
+    create(k3s.server(), "of-the-newer-version")
+    k3s.stop()
+    assert "restored" not in boot_into(k3s, NEW)
+    rollback = cluster_data.rollback_loss(system)
+    assert rollback and rollback["snapshot"] == taken.name
+    assert boot_into(k3s, OLD)["restored"] == rollback
+    assert boot_into(k3s, OLD) == {}, "after a power cut"
+    assert taken.name in etcd_rollback.restore_pending(system)
+    assert etcd_rollback.restore_pending(system) == "no snapshot is to be restored"
+    assert names(k3s.start()) == {"before", "again"}

@@ -11,7 +11,11 @@ import pytest
 from support.control_plane import wait_for
 from support.servers import ClusterNode, running_network
 
-from osbuild.agent.cluster import etcd_snapshot
+from osbuild.agent.cluster import etcd_rollback, etcd_snapshot
+from osbuild.agent.cluster.etcd_members import count_members
+from osbuild.agent.cluster.etcd_snapshot import EtcdSnapshot, SnapshotReason
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 
 TOKEN = "the token of servers"
@@ -229,8 +233,15 @@ def test_a_snapshot_is_restored_and_the_other_servers_join_again(cluster: EtcdCl
     revision = revision_of(first)
     for node in cluster.servers:
         node.kill()
+    system, database = System(first.root), Paths(first.root).etcd / etcd_snapshot.DATABASE
+    older = KubernetesVersion("upstream", "v1.35.4")
+    etcd_rollback.store_point(system, EtcdSnapshot(name, SnapshotReason.ASKED, "2026-11-30T00:00:00+00:00", 1), older)
+    assert count_members(database) == 3
+    assert etcd_rollback.find_point(system, older) is None, "a rollback would part it from the others"
     next_step = etcd_snapshot.restore_snapshot(System(first.root), name)
     assert "remove /var/lib/kubernetes/server/db/etcd" in next_step
+    point = etcd_rollback.find_point(system, older)
+    assert count_members(database) == 1 and point and point.snapshot == name
     first.start()
     first.await_ready()
     assert "without-the-first" in names(first) and "after-the-snapshot" not in names(first)

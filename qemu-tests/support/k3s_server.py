@@ -110,6 +110,10 @@ class K3sServer:
 
         wait_for(ready, f"the API server of K3s: see {self.log}", START)
 
+    def server(self) -> ApiServer:
+        """The API server, of a test in the same network."""
+        return api.connect_api(self.root, load_settings(self.root))
+
     def start(self) -> ApiServer:
         """Start the server in the network of the test, and wait until it is ready."""
         with socket.socket() as port:
@@ -119,7 +123,7 @@ class K3sServer:
 
         def ready() -> ApiServer | None:
             assert process.poll() is None, f"ended: see {self.log}"
-            server = api.connect_api(self.root, load_settings(self.root))
+            server = self.server()
             with urllib.request.urlopen(f"{server.server}/readyz", context=server.context, timeout=5) as answer:
                 return server if answer.read() == b"ok" else None
 

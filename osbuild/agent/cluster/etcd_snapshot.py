@@ -26,6 +26,7 @@ from osbuild.shared.node_settings import NodeSettings
 from osbuild.shared.sizes import format_bytes
 
 PROGRAM = "usr/bin/edge-kubernetes"
+DATABASE = "member/snap/db"  # below etcd's folder
 NAME = re.compile(r"(?P<reason>[a-z-]+)-.*-(?P<time>[0-9]{9,12})(\.zip)?")
 K3S_TIMEOUT = 600.0  # seconds for a snapshot, and for a restore, which starts a server
 
@@ -70,7 +71,7 @@ def take_snapshot(system: System, reason: SnapshotReason) -> EtcdSnapshot:
     settings, paths = load_settings(system.root), Paths(system.root)
     folder = etcd.snapshot_folder(settings, paths)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = paths.etcd / "member/snap/db"
+    database = paths.etcd / DATABASE
     require_space(folder, database.stat().st_size if database.exists() else 0)
     if is_k3s(system.root):
         run_k3s(system.root, "etcd-snapshot", "save", f"--name={reason}", timeout=K3S_TIMEOUT)
@@ -94,6 +95,8 @@ def restore_snapshot(system: System, name: str) -> str:
     if name not in names:
         raise Problem(f"there is no snapshot {name}", hint=f"existing snapshots: {', '.join(names) or 'none'}")
     if is_k3s(system.root):
+        # Until K3s has started once, this file prevents another restore.
+        (paths.etcd.parent / "reset-flag").unlink(missing_ok=True)
         path = etcd.snapshot_folder(settings, paths).relative_to(system.root) / name
         restore = ("server", "--cluster-reset", f"--cluster-reset-restore-path=/{path}")
         run_k3s(
@@ -106,9 +109,10 @@ def restore_snapshot(system: System, name: str) -> str:
 
 def next_step(settings: NodeSettings) -> str:
     """What has to follow a restore."""
+    address = next(iter(settings.node_addresses), "ADDRESS-OF-THIS-SERVER")
     return (
         "start Kubernetes here first; on every other server stop it, remove /var/lib/kubernetes/server/db/etcd and "
-        f"start it with `kubernetes.server: https://{settings.node_addresses[0]}:6443`, so that it joins this one"
+        f"start it with `kubernetes.server: https://{address}:6443`, so that it joins this one"
     )
 
 

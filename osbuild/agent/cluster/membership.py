@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osbuild.agent.cluster import cordon, drain, etcd_snapshot, snapshot, update_turn
+from osbuild.agent.cluster import cordon, drain, etcd_rollback, etcd_snapshot, snapshot, update_turn
 from osbuild.agent.cluster.migration import needed_snapshots
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, certificates, versions
@@ -38,7 +38,7 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
         assert kubernetes
         try:
             taken = (
-                snapshot_etcd(system, say)
+                snapshot_etcd(system, kubernetes, say)
                 if etcd_snapshot.has_etcd(system)
                 else snapshot.take_snapshot(system, kubernetes, "update", needed_snapshots(system))
             )
@@ -51,14 +51,18 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
     return result | {"seconds": round(time.monotonic() - started, 1)}
 
 
-def snapshot_etcd(system: System, say: Callable[[str], None]) -> etcd_snapshot.EtcdSnapshot | None:
-    """Take a snapshot of etcd; None if that fails. Raises `OSError`."""
+def snapshot_etcd(
+    system: System, kubernetes: versions.KubernetesVersion, say: Callable[[str], None]
+) -> etcd_snapshot.EtcdSnapshot | None:
+    """Take a snapshot of etcd for a rollback to `kubernetes`; None if that fails. Raises `OSError`."""
     # Other servers have the same data, and a member that has failed may need the update.
+    taken = None
     try:
-        return etcd_snapshot.take_snapshot(system, etcd_snapshot.SnapshotReason.UPDATE)
+        taken = etcd_snapshot.take_snapshot(system, etcd_snapshot.SnapshotReason.UPDATE)
     except Problem as problem:
         say(f"etcd gives no snapshot: {problem}")
-        return None
+    etcd_rollback.store_point(system, taken, kubernetes)
+    return taken
 
 
 def has_other_servers(system: System, settings: NodeSettings) -> bool:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from osbuild.agent.cluster import restore, snapshot, version_record
+from osbuild.agent.cluster import etcd_rollback, restore, snapshot, version_record
 from osbuild.agent.cluster.version_record import VersionRecord
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, versions
@@ -80,6 +80,10 @@ def restore_for(system: System, record: VersionRecord, kubernetes: KubernetesVer
     """
     # If that fails, the older version uses the existing data from state on. A restore at a later boot would discard its
     # changes.
+    if point := etcd_rollback.find_point(system, kubernetes):
+        etcd_rollback.request_restore(system, point)
+        version_record.store_record(system, VersionRecord(kubernetes))
+        return {"restored": point.describe()}
     if record.revision is None and datastore.find_database(system) is None:
         return {}  # an agent node
     state = None
@@ -148,12 +152,11 @@ def rollback_loss(system: System, version: str | None = None) -> dict[str, Any] 
     """See `osbuild.agent.cluster.cluster_data`."""
     record = version_record.read_record(system)
     kubernetes = KubernetesVersion.parse(version) if version else record and record.previous
-    if (
-        not record
-        or not kubernetes
-        or not versions.needs_migration(kubernetes, record.kubernetes)
-        or datastore.find_database(system) is None
-    ):
+    if not record or not kubernetes or not versions.needs_migration(kubernetes, record.kubernetes):
+        return None
+    if point := etcd_rollback.find_point(system, kubernetes):
+        return point.describe()
+    if datastore.find_database(system) is None:
         return None
     usable = snapshot.find_usable(system, kubernetes)
     if usable is None:

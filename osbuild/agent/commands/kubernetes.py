@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="print JSON")
     putting = commands.add_parser("restore", help="replace the datastore with a snapshot; Kubernetes must be stopped")
     putting.add_argument("snapshot", help="name of the snapshot, as listed by `snapshots`")
+    commands.add_parser("restore-etcd", help="restore etcd after a rollback (runs before Kubernetes)")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -68,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
         label_server(options.root)
     elif options.action == "token":
         run_token_action(options)
-    elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
+    elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore", "restore-etcd"):
         return run_cluster_action(options)
     elif options.action == "wait":
         from osbuild.agent.kubernetes.readiness import await_api
@@ -121,6 +122,11 @@ def run_cluster_action(options: argparse.Namespace) -> int:
             else "the node was not cordoned by an update"
         )
         return 1 if "problem" in result else 0
+    if options.action == "restore-etcd":
+        from osbuild.agent.cluster.etcd_rollback import restore_pending
+
+        print(restore_pending(system))
+        return 0
     from osbuild.agent.cluster import snapshot_command
 
     if options.action == "snapshots":
