@@ -88,6 +88,7 @@ test-boot: $(READY)
 test-images: $(READY)
 	$(EDGE) build minimal
 	$(EDGE) build edge-server
+	$(EDGE) build edge-agent
 	$(EDGE) build minimal --board arm64
 	$(EDGE) build minimal --board armv7
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from support import distributions, groups, matrix, scheduling
+from support.cable import CARD, SERVER, Cable
 from support.devices import Device, Lab, switch_off
 from support.distributions import DistributionUnderTest
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
-from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, MEMBER, USER, Node, make_seed
+from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, MEMBER, USER, ServerNode, make_seed
 from support.versions import Versions
 
 from osbuild.config import load as profiles
@@ -42,6 +43,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 BUILD = paths.PROJECT / "build"
 LOGS = pytest.StashKey[list[Path]]()
 SAVED_DEVICES = pytest.StashKey[list[Device]]()  # of the newest `lab`
+MEDIUM_SIZE = 2 * 2**20  # bytes; QEMU does not notice that a medium grows
 CLUSTER_MACHINES = pytest.StashKey[list[Machine]]()
 
 
@@ -142,28 +144,44 @@ def cluster_profile(distribution: DistributionUnderTest) -> Callable[[str, Board
 
 
 @pytest.fixture(scope="session")
+def cluster_cable() -> Cable:
+    """The cable from `cluster_node` to an agent node."""
+    return Cable.lay()
+
+
+@pytest.fixture(scope="session")
 def cluster_node(
     request: pytest.FixtureRequest, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
     board: Board, qemu: Emulator, accelerator: Accelerator, key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Node]:  # fmt: skip
-    """A node of `edge-server` after its first boot without a network card, which is plugged in once it is healthy.
+    cluster_cable: Cable,
+) -> Iterator[ServerNode]:  # fmt: skip
+    """A node of `edge-server` after its first boot without a network, which it gets once it is healthy.
 
-    `test_cluster` and then `test_cluster_addons` use it, because a first boot under emulation takes minutes.
+    `test_cluster` and the modules after it use it, because a first boot under emulation takes minutes.
     """
     profile = distributions.profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
     users = [{"name": MEMBER, "groups": ["kubernetes"], "shell": "/bin/bash"}]
-    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso", user_data={"users": users})
+    medium = tmp_path_factory.mktemp("seed") / "seed.iso"
+
+    def write_seed(*settings: str) -> None:
+        make_seed(profile, "site-1", key, medium, user_data={"users": users}, settings=settings)
+        os.truncate(medium, MEDIUM_SIZE)
+
+    write_seed()
     disk = image(profile) / "disk.img"
-    size = disk.stat().st_size + LARGER_DISK
-    config = MachineConfig(board=board, image=disk, memory=3 * 2**30, disk_size=size, media=(seed,), network=None)
+    config = MachineConfig(
+        board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + LARGER_DISK, media=(medium,),
+        network=None, extra=cluster_cable.arguments(SERVER),
+    )  # fmt: skip
     log = LOGS_FOLDER / f"cluster-{distribution.name}-{board.name}.log"
     with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
         request.session.stash.setdefault(CLUSTER_MACHINES, []).append(machine)
+        machine.qmp("set_link", name=CARD, up=False)
         machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
         machine.plug_network(MachineNetwork(restrict=True))
         guest = machine.guest(USER, key)
         guest.wait_ready(CONNECT)
-        yield Node(machine, guest)
+        yield ServerNode(machine, guest, write_seed)
 
 
 @pytest.fixture(scope="session")

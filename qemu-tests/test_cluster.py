@@ -10,8 +10,9 @@ import re
 import time
 
 import pytest
+from support.cable import CARD, SERVER, TOKEN, seed_settings
 from support.distributions import DistributionUnderTest
-from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, MEMBER, Node
+from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, MEMBER, Node, ServerNode
 
 pytestmark = pytest.mark.alone
 DEMO = (
@@ -46,7 +47,7 @@ GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], tim
 
 
 @pytest.fixture
-def node(cluster_node: Node) -> Node:
+def node(cluster_node: ServerNode) -> ServerNode:
     return cluster_node
 
 
@@ -167,7 +168,13 @@ def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node
     assert_answers(node)
 
 
-def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
+def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(
+    node: ServerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seed has changed before the reboot: the node gets an address for agent nodes, and a token."""
+    monkeypatch.setenv(TOKEN, "a secret that both know")
+    node.write_seed(*seed_settings(SERVER))
+    node.machine.qmp("set_link", name=CARD, up=True)
     node.kubectl("create configmap kept --from-literal=when=before")
     # Like an update before its reboot.
     node.run("touch /var/lib/kubernetes/cordoned")
@@ -182,6 +189,8 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
     node.run_failing("test -e /etc/changed")
     assert node.run("cat /etc/machine-id") == machine_id
     assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
+    addresses = node.kubectl("get node site-1 -o jsonpath={.status.addresses[?(@.type=='InternalIP')].address}")
+    assert addresses.split() == [SERVER]
     assert_answers(node)
 
 

@@ -5,24 +5,21 @@ machines and depend on their order, because each boot under emulation takes a mi
 """
 
 import json
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.cable import AGENT, SERVER, TOKEN, Cable, seed_settings
+from support.demo import import_demo
 from support.distributions import DistributionUnderTest
 from support.matrix import SERVERS
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild.config.board import Board, load_board
-from osbuild.host.cache import Cache
 from osbuild.host.paths import PROJECT
 from osbuild.host.run import run_command
-from osbuild.kubernetes import upstream_programs
-from osbuild.kubernetes.component import DEMO
-from osbuild.kubernetes.image_archive import SmallImage, write_image
 from osbuild.qemu.acceleration import choose_accelerator
 from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import find_emulator
@@ -30,8 +27,6 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
-SERVER, AGENT = "192.0.2.1", "192.0.2.2"
-MACS = {SERVER: "52:54:00:ed:9e:11", AGENT: "52:54:00:ed:9e:12"}
 POD = """
 apiVersion: v1
 kind: Pod
@@ -48,26 +43,6 @@ class TwoNodes:
     agent: Node
 
 
-def cable_arguments(port: int, address: str) -> tuple[str, ...]:
-    """Return arguments for a second network card; a connection on this host's loopback joins both machines' cards."""
-    end = f"stream,id=cable,addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
-    end += ",server=on" if address == SERVER else ",reconnect-ms=500"
-    return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]},romfile=")
-
-
-def seed_settings(address: str, **kubernetes: object) -> list[str]:
-    """Return the settings that differ between the two seeds."""
-    interfaces = [
-        {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
-        {"name": "admin", "mac": MachineNetwork().mac},
-    ]
-    keys = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
-    return [
-        f"network.interfaces={json.dumps(interfaces)}",
-        *(f"kubernetes.{key}={value}" for key, value in keys.items()),
-    ]
-
-
 @pytest.fixture(scope="module")
 def cluster(
     board: Board, distribution: DistributionUnderTest, images: Callable[[str | Path, Board], Path],
@@ -75,10 +50,9 @@ def cluster(
 ) -> Iterator[TwoNodes]:  # fmt: skip
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
-        patch.setenv("EDGE_TEST_TOKEN", "a secret that both know")
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    cable = Cable.lay()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TOKEN, "a secret that both know")
         server_seed = make_seed(
             cluster_profile("edge-server", board), "site-1", key, seeds / "server.iso", settings=seed_settings(SERVER)
         )
@@ -90,7 +64,7 @@ def cluster(
     def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
             board=board, image=images(cluster_profile(profile, board), board) / "disk.img", memory=2 * 2**30,
-            media=(seed,), network=MachineNetwork(restrict=True), extra=cable_arguments(port, address),
+            media=(seed,), network=MachineNetwork(restrict=True), extra=cable.arguments(address),
         )  # fmt: skip
         qemu = find_emulator(board.architecture)
         accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
@@ -136,13 +110,7 @@ def test_the_agent_has_only_the_permissions_of_its_own_node(
 
 
 def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(cluster: TwoNodes, board: Board, tmp_path: Path) -> None:
-    # The agent's image has no demo in it: hand one over, as an operator without a registry would.
-    program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
-    demo = tmp_path / "demo.tar"
-    image = SmallImage(name=DEMO, files={"demo": (program, 0o755)}, entrypoint=["/demo"])
-    write_image(demo, image, board.architecture)
-    cluster.agent.guest.put(demo, "/tmp/demo.tar", timeout=BOOT)
-    cluster.agent.run("ctr -n k8s.io images import /tmp/demo.tar")
+    import_demo(cluster.agent, board, tmp_path)
     cluster.server.guest.run("cat > /tmp/pod.yaml", input=POD)
     cluster.server.kubectl("apply -f /tmp/pod.yaml")
     cluster.server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)

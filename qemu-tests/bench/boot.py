@@ -49,9 +49,8 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     distribution = next(
         component.distribution for component in site.manifest(profile).components if component.name == "kubernetes"
     )
-    user_data = pods.write_user_data(profile.with_name("user-data"))
     name = f"{BASE}{suffix}"
-    with boot_image(site, profile, MEMORY, user_data=user_data) as machine:
+    with boot_image(site, profile, MEMORY, extra=pods.asking_arguments()) as machine:
         machine.wait_complete()
         dns = pods.first_dns_answer(machine)
         used, metadata = memory.measure_idle(machine, name, 420)

@@ -107,17 +107,17 @@ class Booted:
 
 @contextmanager
 def boot_image(
-    site: BenchSite, profile: Path, memory: int | None, *, board: Board | None = None, user_data: Path | None = None
+    site: BenchSite, profile: Path, memory: int | None, *, board: Board | None = None, extra: tuple[str, ...] = ()
 ) -> Iterator[Booted]:
     """Boot the image of `profile` for the first time, under TCG even if the host has KVM, without outgoing network.
 
     `board` is the board it was built for, by default that of the architecture; `memory` is in bytes, None for the
-    board's own; `user_data` is merged into the seed. The console's log is stored in the site's results.
+    board's own; `extra` are further arguments of QEMU. The console's log is stored in the site's results.
     """
     manifest = site.manifest(profile, board.name if board else None)
     folder = site.folder_of(profile, board.name if board else None)
     board = board or load_board(manifest.architecture)
-    seed, _ = site.seed(profile, user_data)
+    seed, _ = site.seed(profile)
     qemu = find_emulator(board.architecture, site.cache)
     config = MachineConfig(
         board=board,
@@ -125,6 +125,7 @@ def boot_image(
         memory=memory,
         media=(seed,),
         network=MachineNetwork(restrict=True),
+        extra=extra,
     )
     console = site.results / f"bench-{manifest.name}-{board.name}.log"
     accelerator = choose_accelerator(board, "tcg")

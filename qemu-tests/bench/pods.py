@@ -1,9 +1,7 @@
 """The time to the first answer of the cluster's DNS after power-on, and of a pod after its creation."""
 
+import base64
 import statistics
-from pathlib import Path
-
-import yaml
 
 from bench.figure import Figure
 from bench.guest import Booted
@@ -71,17 +69,33 @@ print(time.monotonic() - begin)
 kubectl("delete", "pod", "bench")
 """
 MEANING = (
-    "First DNS answer: a program that the seed starts asks the cluster's DNS twice a second for the address of the "
+    "First DNS answer: a program in the guest asks the cluster's DNS twice a second for the address of the "
     "service `kubernetes`, until it gets it. Pod: from the end of `kubectl create` until a service of it answers a "
     f"request over HTTP from the node, sent ten times a second; the container image is there. Median of {REPEATS}."
 )
 
 
-def write_user_data(path: Path) -> Path:
-    """Write user-data whose boots ask for DNS, see `first_dns_answer`. Returns `path`."""
-    command = ["systemd-run", "--no-block", "--unit=bench-dns", "/usr/bin/python3", "-I", "-S", "-c", ASK]
-    path.write_text("#cloud-config\n" + yaml.safe_dump({"bootcmd": [command]}))
-    return path
+def asking_arguments() -> tuple[str, ...]:
+    """Return QEMU's arguments for a guest that asks for DNS at each boot, see `first_dns_answer`.
+
+    They are credentials of systemd (systemd.system-credentials(7), `systemd.extra-unit.*`), so the image and its seed
+    are those of a user.
+    """
+    program = " ".join(f"\\x{byte:02x}" for byte in ASK.encode()).replace(" ", "")
+    unit = f"""[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=/usr/bin/python3 -I -S -c "{program}"
+"""
+    credentials = {
+        "systemd.extra-unit.bench-dns.service": unit,
+        "systemd.unit-dropin.sysinit.target~bench": "[Unit]\nWants=bench-dns.service\n",
+    }
+    arguments: list[str] = []
+    for name, content in credentials.items():
+        encoded = base64.b64encode(content.encode()).decode()
+        arguments += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={encoded}"]
+    return tuple(arguments)
 
 
 def first_dns_answer(machine: Booted) -> float:

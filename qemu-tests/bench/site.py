@@ -71,11 +71,10 @@ class BenchSite:
         options = ["--board", board] if board else []
         return self.command("build", profile, *options, "-o", self.output / profile.parent.name, cache=cache)
 
-    def seed(self, profile: Path, user_data: Path | None = None) -> tuple[Path, float]:
+    def seed(self, profile: Path) -> tuple[Path, float]:
         """Make the seed of the node that `profile` describes. Returns its path and the seconds."""
         path = profile.with_name("seed.iso")
-        options: list[Argument] = ["--user-data", user_data] if user_data else []
-        return path, self.command("seed", profile, "--node", NODE, *options, "-o", path)
+        return path, self.command("seed", profile, "--node", NODE, "-o", path)
 
     def folder_of(self, profile: Path, board: str | None = None) -> Path:
         """Return the build folder of `profile`, for `board` or for the profile's own architecture."""

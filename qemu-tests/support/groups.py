@@ -26,7 +26,7 @@ ONE_PORT = dict.fromkeys(
     "control-plane",
 )
 # Modules that go on with the machine of another one (`cluster_node`).
-ONE_MACHINE = {"test_cluster_addons": "cluster", "test_cluster_cis": "cluster"}
+ONE_MACHINE = dict.fromkeys(("test_cluster_addons", "test_cluster_cis", "test_cluster_two_nodes"), "cluster")
 # The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end
 # at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
 # long test is among the last.

@@ -14,7 +14,10 @@ ALL = "all"
 # The only test that `make test` runs on the other boards. `make test-all` runs the rest; docs/run.md lists the times.
 # (Compiling Kubernetes for a second architecture alone takes 6 minutes.)
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
-CLUSTERS = ("test_cluster", "test_cluster_addons", "test_cluster_cis", "test_ingress", "test_join", "test_k3s")
+CLUSTERS = (
+    "test_cluster", "test_cluster_addons", "test_cluster_cis", "test_cluster_two_nodes", "test_ingress", "test_join",
+    "test_k3s",
+)  # fmt: skip
 # Board of an agent -> board of its server. An emulated 32-bit API server takes almost ten minutes to start, and small
 # boards in the field also join servers of other boards.
 SERVERS = {"armv7": "x86_64"}
@@ -48,6 +51,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
     if module in FAILURES and board.name != FULL:
         return f"failures of updates are tested on {FULL}"
+    if module == "test_cluster_two_nodes" and board.name != FULL:
+        return "test_join has it on this board"
     if board.name == FULL and test == PANIC:
         return "test_update_matrix has it on this board, with everything else that a new version may do"
     if module == "test_uboot" and board.boot != "uboot":

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,13 @@ class Node:
                 return result.stdout
             assert time.monotonic() < end, f"`{command}` after {timeout} s: {result.stdout}{result.stderr}"
             time.sleep(2)
+
+
+@dataclass
+class ServerNode(Node):
+    """A server node whose seed can be changed for its next boot; `write_seed` takes settings like those of `--set`."""
+
+    write_seed: Callable[..., None]
 
 
 def quote_shell(command: str) -> str:

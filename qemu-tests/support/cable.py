@@ -1,0 +1,55 @@
+"""A network cable between cards of two machines: UDP between two ports of this host's loopback.
+
+The card's link is always up (qemu(1), `-netdev dgram`), so a machine keeps its address while the other one is off.
+"""
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from osbuild.qemu.config import MachineNetwork
+
+SERVER, AGENT = "192.0.2.1", "192.0.2.2"
+MACS = {SERVER: "52:54:00:ed:9e:11", AGENT: "52:54:00:ed:9e:12"}
+CARD = "cable"
+TOKEN = "EDGE_TEST_TOKEN"
+"""the variable with the token of the cluster"""
+
+
+@dataclass(frozen=True)
+class Cable:
+    """`ports` has the port of each end."""
+
+    ports: Mapping[str, int]
+
+    @classmethod
+    def lay(cls) -> "Cable":
+        """Choose two ports that are free."""
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in MACS]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            return cls({address: each.getsockname()[1] for address, each in zip(MACS, sockets, strict=True)})
+
+    def arguments(self, address: str) -> tuple[str, ...]:
+        """Return QEMU's arguments for the card of the machine that will have `address`."""
+        other = next(each for each in MACS if each != address)
+        ends = (("local", self.ports[address]), ("remote", self.ports[other]))
+        text = ",".join(f"{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}" for end, port in ends)
+        card = f"virtio-net-pci,netdev={CARD},mac={MACS[address]},romfile="
+        return ("-netdev", f"dgram,id={CARD},{text}", "-device", card)
+
+
+def seed_settings(address: str, **kubernetes: object) -> list[str]:
+    """Return what the seeds of both machines have; `kubernetes` are further keys."""
+    interfaces = [
+        {"name": CARD, "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
+        {"name": "admin", "mac": MachineNetwork().mac},
+    ]
+    keys = {"node_ip": address, "token": f"env:{TOKEN}", **kubernetes}
+    return [
+        f"network.interfaces={json.dumps(interfaces)}",
+        *(f"kubernetes.{key}={value}" for key, value in keys.items()),
+    ]
