@@ -1,18 +1,14 @@
 package main
 
 import (
-	"math"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// settle lets a program start without collecting garbage, and makes it frugal afterwards.
-//
-// EDGE_SETTLE=SECONDS:GOGC says when to collect garbage more often, and to give what the start has left behind back to the
-// kernel. A unit may start its program with GOGC=off and a GOMEMLIMIT, because a quarter of a start is garbage collection;
-// that limit, which a loaded program could grow into, ends then too.
+// settle makes a program frugal once it has started. EDGE_SETTLE=SECONDS:GOGC says when to collect garbage more often, and
+// to give what the start has left behind back to the kernel.
 func settle(setting string) {
 	first, second, _ := strings.Cut(setting, ":")
 	seconds, err := strconv.Atoi(first)
@@ -21,7 +17,6 @@ func settle(setting string) {
 		return
 	}
 	time.AfterFunc(time.Duration(seconds)*time.Second, func() {
-		debug.SetMemoryLimit(math.MaxInt64)
 		debug.SetGCPercent(percent)
 		debug.FreeOSMemory()
 	})
