@@ -16,10 +16,6 @@ SQLITE_PARAMETERS = (
 # K3s' options for the certificates of a database, and kine's flags.
 TLS_FILES = {"datastore-cafile": "ca-file", "datastore-certfile": "cert-file", "datastore-keyfile": "key-file"}
 
-# The API server asks newer releases of etcd how far a watch has got (`RequestWatchProgress`), and then answers lists
-# from its cache. kine 0.16 may report a change before the watch has it: a watch that starts just then never gets it.
-EMULATED = "3.5.12"
-
 KEPT_PODS = 1000  # pods that have ended; Kubernetes' own limit is 12500
 # Controllers that such a node does not need: cloud routes and load balancers, dynamic resources, migrations.
 IDLE_CONTROLLERS = (

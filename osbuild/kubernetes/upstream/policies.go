@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,8 +12,12 @@ import (
 	"github.com/cloudnativelabs/kube-router/v2/pkg/controllers/netpol"
 	"github.com/cloudnativelabs/kube-router/v2/pkg/healthcheck"
 	"github.com/cloudnativelabs/kube-router/v2/pkg/options"
+	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 )
 
 const policyResync = 5 * time.Minute
@@ -20,6 +25,11 @@ const policyResync = 5 * time.Minute
 // enforcePolicies filters the traffic of this node's pods by the cluster's NetworkPolicy objects, with kube-router's
 // controller. It needs the programs iptables and ipset.
 func enforcePolicies(ctx context.Context, client kubernetes.Interface, settings *networkSettings) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := watchAddresses(ctx, client, settings.Node, stop); err != nil {
+		return err
+	}
 	config := options.NewKubeRouterConfig()
 	config.HostnameOverride = settings.Node
 	config.ClusterIPCIDRs = settings.ServiceRanges
@@ -56,11 +66,40 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, settings 
 	}
 	heartbeats := make(chan *healthcheck.ControllerHeartbeat, 10)
 	go func() { // nobody asks for them: a failure ends the process, and a hang shows in the journal
-		for range heartbeats {
+		for {
+			select {
+			case <-heartbeats:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	var group sync.WaitGroup
 	group.Add(1)
 	controller.Run(heartbeats, ctx.Done(), &group)
 	return errors.New("the controller of network policies has ended")
+}
+
+// watchAddresses calls `changed` once the node has other addresses than now. The controller asks for them once, and finds
+// the pods of its node by them.
+func watchAddresses(ctx context.Context, client kubernetes.Interface, name string, changed func()) error {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(
+		func(options *metav1.ListOptions) { options.FieldSelector = "metadata.name=" + name },
+	))
+	nodes := factory.Core().V1().Nodes()
+	informer := nodes.Informer()
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	node, err := nodes.Lister().Get(name)
+	if err != nil {
+		return fmt.Errorf("network policies: %w", err)
+	}
+	known := node.Status.Addresses
+	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, updated any) {
+		if node, ok := updated.(*core.Node); ok && !slices.Equal(node.Status.Addresses, known) {
+			klog.InfoS("The addresses of the node have changed: network policies start again")
+			changed()
+		}
+	}})
+	return err
 }
