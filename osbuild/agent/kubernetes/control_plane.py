@@ -38,11 +38,7 @@ SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-c
 
 def kine_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     """The arguments of kine, which may contain the password of a database."""
-    common = [
-        f"--listen-address=unix://{paths.socket}",
-        "--metrics-bind-address=0",
-        f"--emulated-etcd-version={EMULATED}",
-    ]
+    common = [f"--listen-address=unix://{paths.socket}", "--metrics-bind-address=0"]
     if ENDPOINT in settings.config:
         files = [f"--{flag}={settings.option(name, '')}" for name, flag in TLS_FILES.items() if name in settings.config]
         return [f"--endpoint={settings.option(ENDPOINT, '')}", *common, *files]
