@@ -6,20 +6,19 @@ image.
 
 import json
 import sqlite3
-import urllib.error
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 from support.control_plane import RELEASES, SERVER, ControlPlane, wait_for, write_settings
+from support.pod_security import assert_privileged_pods_only_in_kube_system
 
 from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.paths import Paths
 
 VERSION = RELEASES[0].version
 SECRETS = "/api/v1/namespaces/default/secrets"
-SPEC = {"containers": [{"name": "c", "image": "localhost/edge-demo:1", "securityContext": {"privileged": True}}]}
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +85,4 @@ def test_each_controller_has_only_its_own_rights(plane: ControlPlane, server: Ap
 
 
 def test_a_pod_beyond_the_pod_security_level_is_refused_except_in_kube_system(server: ApiServer) -> None:
-    def create(namespace: str) -> None:
-        wait_for(lambda: server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default"), namespace)
-        server.call("POST", f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"name": "p"}, "spec": SPEC})
-
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        create("default")
-    assert caught.value.code == 403 and "violates PodSecurity" in str(caught.value.strerror)
-    create("kube-system")
+    assert_privileged_pods_only_in_kube_system(server)

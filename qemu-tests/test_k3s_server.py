@@ -15,6 +15,7 @@ import pytest
 from support.control_plane import wait_for
 from support.distributions import K3S
 from support.k3s_server import K3sServer
+from support.pod_security import assert_privileged_pods_only_in_kube_system
 
 from osbuild.agent.kubernetes import k3s_join, token_command
 from osbuild.agent.kubernetes.api import ApiServer, unverified_context
@@ -30,7 +31,6 @@ SEED = {"token": TOKEN, "agent_token": AGENTS, "pod_security": "baseline"}
 URL = f"https://127.0.0.1:{API_PORT}"
 BOOTSTRAP, CONFIG, CERTIFICATE = (f"/v1-k3s/{name}" for name in ("server-bootstrap", "config", "serving-kubelet.crt"))
 NO_ETCD = 400  # the answer of a server without etcd to a client that may have the keys of the cluster
-SPEC = {"containers": [{"name": "c", "image": "localhost/edge-demo:1", "securityContext": {"privileged": True}}]}
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +136,7 @@ def test_each_controller_has_only_its_own_rights(k3s: K3sServer, server: ApiServ
 
 
 def test_a_pod_beyond_the_pod_security_level_is_refused_except_in_kube_system(server: ApiServer) -> None:
-    def create(namespace: str) -> None:
-        wait_for(lambda: server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default"), namespace)
-        server.call("POST", f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"name": "p"}, "spec": SPEC})
-
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        create("default")
-    assert caught.value.code == 403 and "violates PodSecurity" in str(caught.value.strerror)
-    create("kube-system")
+    assert_privileged_pods_only_in_kube_system(server)
 
 
 def test_a_rotated_token_replaces_that_of_the_seed(k3s: K3sServer, server: ApiServer, tmp_path: Path) -> None:

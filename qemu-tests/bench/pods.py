@@ -81,7 +81,7 @@ def asking_arguments() -> tuple[str, ...]:
     They are credentials of systemd (systemd.system-credentials(7), `systemd.extra-unit.*`), so the image and its seed
     are those of a user.
     """
-    program = " ".join(f"\\x{byte:02x}" for byte in ASK.encode()).replace(" ", "")
+    program = "".join(f"\\x{byte:02x}" for byte in ASK.encode())
     unit = f"""[Unit]
 DefaultDependencies=no
 [Service]

@@ -49,6 +49,14 @@ def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
+def port_is_free() -> bool:
+    """Return True, or raise `OSError` if a program listens on the port of the API server."""
+    with socket.socket() as port:
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind(("127.0.0.1", API_PORT))
+    return True
+
+
 class K3sServer:
     """One server's data below `root`. `seed` are the settings of its seed, `config` further options of K3s.
 
@@ -116,9 +124,8 @@ class K3sServer:
 
     def start(self) -> ApiServer:
         """Start the server in the network of the test, and wait until it is ready."""
-        with socket.socket() as port:
-            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            port.bind(("127.0.0.1", API_PORT))  # fails if another program uses the port
+        # The sandbox ends before the program in it, which may still have the port.
+        wait_for(port_is_free, f"another program uses the port {API_PORT}", 30)
         process = self.begin()
 
         def ready() -> ApiServer | None:
