@@ -159,7 +159,7 @@ def cluster_node(
 
     `test_cluster` and the modules after it use it, because a first boot under emulation takes minutes.
     """
-    profile = distributions.profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
+    profile = distributions.profile_with_chart(distribution, board.architecture, BUILD / "test-profiles")
     users = [{"name": MEMBER, "groups": ["kubernetes"], "shell": "/bin/bash"}]
     medium = tmp_path_factory.mktemp("seed") / "seed.iso"
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import socket
 import subprocess
+import tempfile
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,3 +218,25 @@ def test_an_object_of_another_server_is_kept_until_no_server_has_it(
     assert exists(server, f"{CONFIGMAPS}/other")
     assert apply_all(plane, tmp_path / "m", "two", app=APP) == ["removed ConfigMap default other"]
     assert apply_all(plane, tmp_path / "m", "one", app=APP) == []
+
+
+def test_only_manifests_that_the_cluster_has_not_had_delay_a_boot(
+    server: ApiServer, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd hears that the unit is started after the last object, or before the first one (sd_notify(3))."""
+    server.call("POST", "/api/v1/namespaces", {"metadata": {"name": "closing"}})
+    manifests, text = tmp_path / "manifests", OTHER.replace("{name: other}", "{name: other, namespace: closing}")
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{folder}/notify")
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+        assert apply_all(plane, manifests, "node-3", app=text) == []
+        assert systemd.recv(64) == b"READY=1"
+        server.call("DELETE", "/api/v1/namespaces/closing")
+        server.call("DELETE", "/api/v1/namespaces/closing/configmaps/other")
+        assert apply(plane, "--server", "node-3", manifests).returncode == 1, "a closing namespace takes nothing new"
+        assert systemd.recv(64) == b"READY=1"
+        (manifests / "app.yaml").write_text(f"{text}data: {{a: b}}\n")
+        assert apply(plane, "--server", "node-3", manifests).returncode == 1
+        with pytest.raises(BlockingIOError):
+            systemd.recv(64)

@@ -151,10 +151,18 @@ def await_verdict(
             store_result(system, result)
         if result.final:
             return result
+        log_failure(result)
         # A check that waits takes time, but no processor time.
         rest = REST_FACTOR * (processor_time() - used_before) - (time.monotonic() - begin)
         rest = min(rest, LONGEST_PAUSE)
         time.sleep(max(pause, min(rest, deadline - system.uptime())))
+
+
+def log_failure(result: RoundResult) -> None:
+    """Say in the journal what a boot is waiting for."""
+    for check in result.checks:
+        if not check.ok:
+            print(f"after {result.seconds:.0f} s: {check.name}: {check.output or 'failed'}", flush=True)
 
 
 def processor_time() -> float:

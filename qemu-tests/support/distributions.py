@@ -6,6 +6,7 @@ releases to test, the older one first.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,22 @@ from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes.k3s_pins import K3S as PINNED
 from osbuild.pipeline import resolve
 from osbuild.shared.errors import Error
+from support.helm_jobs import pack_chart
 
 RELEASES = "EDGE_TEST_K3S"
+CHART = "shop-1.0.0.tgz"
+SHOP = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: {{ .Release.Name }}}
+spec:
+  replicas: {{ .Values.replicas }}
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec: {containers: [{name: shop, image: "localhost/edge-demo:1", imagePullPolicy: Never}]}
+"""
+"""what the chart installs"""
 PACKAGED = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server")
 
 
@@ -127,13 +142,18 @@ def profile_with_addons(distribution: DistributionUnderTest, architecture: Archi
     """Return a profile of a server, with its add-ons unless K3s' container images are not available here."""
     if distribution is not K3S or missing_addons(distribution, architecture):
         return profile_for("edge-server", distribution, architecture, folder)
-    release = distribution.releases[-1]
-    path = folder / "edge-server-k3s-addons.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"name: {path.stem}", "extends: edge-server", "kubernetes:", f"  distribution: {K3S.name}",
-             f"  version: {release}", "  if_unavailable: null", "  airgap: true"]  # fmt: skip
-    write_output(path, ("\n".join(lines) + "\n").encode())
-    return path
+    lines = [f"  distribution: {K3S.name}", f"  version: {distribution.releases[-1]}", "  if_unavailable: null"]
+    return write_profile(folder / "edge-server-k3s-addons.yaml", "edge-server", [*lines, "  airgap: true"])
+
+
+def profile_with_chart(distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
+    """Return a profile of a server with its add-ons, Helm and a chart, or without them if K3s has no images here."""
+    base = profile_with_addons(distribution, architecture, folder)
+    if missing_addons(distribution, architecture):
+        return base
+    path = folder / f"edge-server-chart-{distribution.name}.yaml"
+    write_unless_same(folder / CHART, pack_chart(template=SHOP))
+    return write_profile(path, str(base), ["  helm: true", f"  charts: [{CHART}]"])
 
 
 def profile_for(name: str, distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
@@ -141,14 +161,18 @@ def profile_for(name: str, distribution: DistributionUnderTest, architecture: Ar
     if distribution is shipped_distribution(architecture):
         return find_profile(name)
     path = folder / f"{name}-{distribution.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"name: {path.stem}",
-        f"extends: {name}",
-        "kubernetes:",
-        *profile_lines(distribution, distribution.releases[-1]),
-    ]
-    text = "\n".join(lines) + "\n"
-    if not path.exists() or path.read_text() != text:
-        write_output(path, text.encode())  # atomically: another process that runs tests may be reading it
+    return write_profile(path, name, profile_lines(distribution, distribution.releases[-1]))
+
+
+def write_profile(path: Path, base: str, lines: Sequence[str]) -> Path:
+    """Write a profile that extends `base`; `lines` are those below `kubernetes:`. Returns its path."""
+    text = "\n".join([f"name: {path.stem}", f"extends: {base}", "kubernetes:", *lines]) + "\n"
+    write_unless_same(path, text.encode())
     return path
+
+
+def write_unless_same(path: Path, content: bytes) -> None:
+    """Write a file atomically, because another process that runs tests may be reading it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != content:
+        write_output(path, content)

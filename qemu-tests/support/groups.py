@@ -22,11 +22,14 @@ ONE_PORT = dict.fromkeys(
         "test_load_balancer",
         "test_local_api",
         "test_manifests",
+        "test_watches",
     ),
     "control-plane",
 )
 # Modules that go on with the machine of another one (`cluster_node`).
-ONE_MACHINE = dict.fromkeys(("test_cluster_addons", "test_cluster_cis", "test_cluster_two_nodes"), "cluster")
+ONE_MACHINE = dict.fromkeys(
+    ("test_cluster_addons", "test_cluster_cis", "test_cluster_helm", "test_cluster_two_nodes"), "cluster"
+)
 # The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end
 # at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
 # long test is among the last.

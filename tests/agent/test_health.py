@@ -168,12 +168,13 @@ def test_a_manual_health_command_does_not_decide_on_a_boot(device: Device, monke
     assert (device.result["final"], device.result["healthy"]) == (True, False)
 
 
-def test_rounds_repeat_until_all_checks_pass(tmp_path: Path) -> None:
+def test_rounds_repeat_until_all_checks_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     device = Device(tmp_path, uptime=5.0)
-    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 3 ]")
+    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 3 ] || {{ echo no; exit 1; }}")
     verdict = await_verdict(device.system, deadline=60, pause=0.01)
     assert (verdict.healthy, verdict.final) == (True, True)
     assert (tmp_path / "runs").read_text().count("x") == 3
+    assert capsys.readouterr().out == "after 5 s: a: no\n" * 2, "the journal says what the boot waits for"
 
 
 def test_pauses_leave_most_of_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

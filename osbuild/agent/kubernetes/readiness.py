@@ -1,13 +1,16 @@
 """Checks whether this node and its API server are ready, without starting other programs."""
 
 import base64
+import http.client
 import json
 import re
 import ssl
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +148,21 @@ def await_api(root: Path, pause: float = 1.0) -> None:
     kubeconfig = root / KUBECONFIGS["server"][0]
     while True:
         try:
-            if get_from_api(kubeconfig, "/readyz") == b"ok":
-                return
-        except (OSError, Problem):
+            server, context = read_kubeconfig(kubeconfig)
+            address = urllib.parse.urlsplit(server)
+            connection = http.client.HTTPSConnection(address.hostname or "", address.port, timeout=10, context=context)
+            # All questions use one connection: each new one takes processor time from the start of the API server.
+            with closing(connection):
+                while not is_ready(connection):
+                    time.sleep(pause)
+            return
+        except (OSError, http.client.HTTPException, Problem):
             pass  # it is not running, or its keys do not exist yet
         time.sleep(pause)
+
+
+def is_ready(connection: http.client.HTTPSConnection) -> bool:
+    """Whether the API server says that it is ready. Raises `OSError` and `HTTPException`."""
+    connection.request("GET", "/readyz")
+    answer = connection.getresponse()
+    return answer.read() == b"ok" and answer.status == http.HTTPStatus.OK

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -73,6 +74,9 @@ func applyPaths(ctx context.Context, name string, paths []string) error {
 			return err
 		}
 	}
+	if keeper != nil && keeper.isKnown() {
+		notifyStarted()
+	}
 	var refused []manifest
 	var problems []error
 	for _, each := range manifests {
@@ -87,7 +91,18 @@ func applyPaths(ctx context.Context, name string, paths []string) error {
 	if keeper != nil {
 		problems = append(problems, keeper.removeLeft(ctx, manifests, refused)...)
 	}
-	return errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	notifyStarted()
+	return nil
+}
+
+// notifyStarted tells systemd that the unit of this program is started (sd_notify(3)).
+func notifyStarted() {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		fmt.Fprintln(os.Stderr, "systemd cannot be notified:", err)
+	}
 }
 
 func newApplier() (*applier, error) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -70,6 +72,8 @@ func (one identity) isPerhaps(other identity) bool {
 type serverRecord struct {
 	Applied []identity `json:"applied"`
 	Left    []identity `json:"left,omitempty"`
+	// Digest of the manifests if all of them were applied, with nothing left.
+	Digest string `json:"digest,omitempty"`
 }
 
 // recorder keeps the record of one server.
@@ -79,6 +83,7 @@ type recorder struct {
 	stored string
 	record serverRecord
 	others []identity // what the manifests of the cluster's other servers contain
+	digest string     // of the manifests
 }
 
 // newRecorder reads the record. Before anything is applied, it writes what will be: a power cut then leaves nothing behind
@@ -92,6 +97,12 @@ func newRecorder(ctx context.Context, client *applier, server string, manifests 
 	for _, each := range manifests {
 		mark(each)
 		keeper.record.Applied = append(keeper.record.Applied, identify(each.object))
+	}
+	if keeper.digest, err = digestOf(manifests); err != nil {
+		return nil, err
+	}
+	if earlier.Digest == keeper.digest {
+		keeper.record.Digest = keeper.digest
 	}
 	for _, old := range slices.Concat(earlier.Applied, earlier.Left) {
 		if !slices.Contains(keeper.record.Applied, old) && !slices.Contains(keeper.record.Left, old) {
@@ -108,6 +119,23 @@ func newRecorder(ctx context.Context, client *applier, server string, manifests 
 		return nil, fmt.Errorf("recording what is applied: %w", err)
 	}
 	return keeper, nil
+}
+
+// isKnown says whether the manifests are those that were applied last.
+func (keeper *recorder) isKnown() bool {
+	return keeper.record.Digest != ""
+}
+
+func digestOf(manifests []manifest) (string, error) {
+	hash := sha256.New()
+	for _, each := range manifests {
+		data, err := each.object.MarshalJSON()
+		if err != nil {
+			return "", err
+		}
+		hash.Write(data) //nolint:errcheck // it never fails
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 func (keeper *recorder) records() dynamic.ResourceInterface {
@@ -195,7 +223,10 @@ func (keeper *recorder) removeLeft(ctx context.Context, manifests, refused []man
 		}
 	}
 	slices.Reverse(left)
-	keeper.record = serverRecord{applied, left}
+	keeper.record = serverRecord{Applied: applied, Left: left}
+	if len(problems)+len(refused)+len(left) == 0 {
+		keeper.record.Digest = keeper.digest
+	}
 	if err := keeper.write(ctx); err != nil {
 		problems = append(problems, fmt.Errorf("recording what was applied: %w", err))
 	}
