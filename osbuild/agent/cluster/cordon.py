@@ -50,7 +50,7 @@ def cordon_node(system: System, api: ApiServer, name: str) -> bool:
         node = api.call("GET", node_path(name))
         if node["spec"].get("unschedulable") and not is_cordoned_by_us(node):
             return False
-        write_file(system.path(CORDON_MARK), b"", 0o600)
+        write_cordon_mark(system)
         if node["spec"].get("unschedulable"):
             return True
         patch = {"metadata": {"annotations": {ANNOTATION: "update"}}, "spec": {"unschedulable": True}}
@@ -73,6 +73,11 @@ def uncordon_node(system: System, api: ApiServer, name: str) -> bool:
                 remove_cordon_mark(system)
             return True
     raise OSError(f"node {name} is changed too often by other programs")
+
+
+def write_cordon_mark(system: System) -> None:
+    """Record on the disk that the node may have to be uncordoned. Raises `OSError`."""
+    write_file(system.path(CORDON_MARK), b"", 0o600)
 
 
 def has_cordon_mark(system: System) -> bool:

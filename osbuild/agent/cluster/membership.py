@@ -78,6 +78,8 @@ def await_turn(system: System, settings: NodeSettings, say: Callable[[str], None
         say(f"no other server is waited for: {api.explain_failure(error)}")
         return
     try:
+        # After a power cut, and if somebody else has cordoned the node, the mark is why the next boot ends the turn.
+        cordon.write_cordon_mark(system)
         update_turn.await_turn(server, settings.node_name, say)
     except OSError as error:
         say(f"no other server is waited for: {api.explain_failure(error)}")

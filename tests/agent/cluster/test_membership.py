@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from osbuild.agent.cluster import cluster_data, cordon, drain, membership, snapshot
+from osbuild.agent.cluster import cluster_data, cordon, drain, membership, snapshot, update_turn
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.settings import IMAGE_FILE
@@ -60,6 +60,7 @@ class Cluster:
     budgeted: set[str] = field(default_factory=set)
     interfering: int = 0  # changes by others that come between a look and a patch
     down: bool = False
+    lease: dict[str, Any] = field(default_factory=lambda: {"metadata": {"resourceVersion": "1"}, "spec": {}})
 
     def add_node(self, name: str, **spec: Any) -> None:
         status = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -80,6 +81,10 @@ class Cluster:
             return 200, {"items": list(self.nodes.values())}
         if segments[:3] == ["api", "v1", "nodes"]:
             return self.one_node(method, segments[3], body)
+        if path == f"{update_turn.LEASES}/{update_turn.LEASE}":
+            if method == "PATCH":
+                merge(self.lease, body)
+            return 200, self.lease
         if method == "GET" and path == "/api/v1/pods":
             assert urllib.parse.parse_qs(query) == {"fieldSelector": ["spec.nodeName=node-1"]}
             return 200, {"items": list(self.pods.values())}
@@ -327,6 +332,39 @@ def test_a_node_that_was_removed_from_its_cluster_needs_no_uncordoning(cluster: 
     leave(system)
     del cluster.nodes["node-1"]
     assert cluster_data.rejoin(system) == {"uncordoned": False}
+    assert not cordon.has_cordon_mark(system)
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def test_a_server_that_loses_power_at_the_beginning_of_its_turn_gives_it_back_at_the_next_boot(
+    cluster: Cluster, system: System
+) -> None:
+    """Otherwise the other servers would wait until the Lease expires."""
+    place(
+        system.root, IMAGE_FILE, json.dumps({"role": "server", "config": {"node-name": "node-1", "cluster-init": True}})
+    )
+    cluster.add_node("node-2")
+    answer = cluster.answer
+
+    def answer_until_the_lease_is_taken(method: str, url: str, body: Any) -> tuple[int, Any]:
+        result = answer(method, url, body)
+        cluster.down = cluster.down or (method == "PATCH" and url.endswith(update_turn.LEASE))
+        return result
+
+    def cut_power(message: str) -> None:
+        raise PowerCut(message)
+
+    cluster.answer = answer_until_the_lease_is_taken  # type: ignore[method-assign]
+    with pytest.raises(PowerCut):
+        cluster_data.prepare_reboot(system, 5, cut_power)
+    assert cluster.lease["spec"]["holderIdentity"] == "node-1"
+    assert cordon.has_cordon_mark(system), "edge-kubernetes-uncordon.service would not run"
+    cluster.answer, cluster.down = answer, False  # type: ignore[method-assign]
+    assert cluster_data.rejoin(system) == {"uncordoned": False}
+    assert "holderIdentity" not in cluster.lease["spec"]
     assert not cordon.has_cordon_mark(system)
 
 
