@@ -61,10 +61,13 @@ def write_pod_network(settings: NodeSettings, paths: Paths) -> Path | None:
         },
     )
     lease = System(paths.root).json(f"/{paths.network_lease.relative_to(paths.root)}")
+    overhead = OVERHEAD[backend] + (IPV6_OVERHEAD if ":" in settings.cluster_cidr and OVERHEAD[backend] else 0)
+    most = ETHERNET_MTU - overhead
     if not lease and settings.role == "server":
         # The controller manager gives this range to the first node, which need not wait for it.
-        overhead = OVERHEAD[backend] + (IPV6_OVERHEAD if ":" in settings.cluster_cidr and OVERHEAD[backend] else 0)
-        lease = {"ranges": settings.pod_cidrs, "mtu": ETHERNET_MTU - overhead}
+        lease = {"ranges": settings.pod_cidrs, "mtu": most}
+    if lease and most < lease["mtu"] <= ETHERNET_MTU:
+        lease["mtu"] = most  # at the last boot another backend had smaller headers
     if lease:
         paths.cni_config.parent.mkdir(parents=True, exist_ok=True)
         write_json(paths.cni_config, cni_config(lease["ranges"], lease["mtu"]))

@@ -51,6 +51,16 @@ def test_an_agent_node_has_a_network_only_once_it_knows_its_range(paths: Paths) 
     assert (bridge["mtu"], bridge["ipam"]["ranges"]) == (1400, [[{"subnet": "10.42.3.0/24"}]])
 
 
+@pytest.mark.parametrize(("stored", "mtu"), [(1450, 1420), (1420, 1420), (1280, 1280), (8920, 8920)])
+def test_pods_that_start_before_another_backend_runs_leave_room_for_its_headers(
+    paths: Paths, stored: int, mtu: int
+) -> None:
+    paths.network_lease.write_text(json.dumps({"ranges": ["10.42.0.0/24"], "mtu": stored}))
+    config = {"flannel-backend": "wireguard-native"}
+    pod_network.write_pod_network(NodeSettings(role="server", config=config), paths)
+    assert read(paths.cni_config)["plugins"][0]["mtu"] == mtu
+
+
 def test_a_profile_may_bring_its_own_network(paths: Paths) -> None:
     pod_network.write_pod_network(NodeSettings(role="server"), paths)
     own = NodeSettings(role="server", config={"flannel-backend": "none"})
