@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.agent_alone import boot_agent_alone
 from support.cable import AGENT, SERVER, TOKEN, Cable, seed_settings
 from support.demo import import_demo
 from support.distributions import DistributionUnderTest, missing_addons
-from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, ServerNode, make_seed
+from support.nodes import CONNECT, LOGS_FOLDER, USER, Node, ServerNode, make_seed
 from test_cluster_addons import FETCH, in_pod
 
 from osbuild.config.board import Board
@@ -42,8 +43,6 @@ kind: Service
 metadata: {name: shelf}
 spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
 """
-ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/', timeout=5).read().decode())"
-TASKS = "ctr -n k8s.io tasks list | awk 'NR > 1 { print $2 }'"
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +95,4 @@ def test_the_agent_starts_its_pods_after_a_power_cut_while_the_server_is_off(
 ) -> None:
     if not distribution.starts_pods_alone:
         pytest.skip(f"agents of {distribution.name} start no pods without their server")
-    identifier = json.loads(cluster_node.kubectl("get pod shelf -o json"))["metadata"]["uid"]
-    agent.wait_until(f"grep -rlq {identifier} /var/lib/kubernetes/node-objects", timeout=60)
-    agent.run("sync")
-    cluster_node.machine.power_cut()
-    agent.machine.power_cut()
-    agent.machine.boot_again()
-    agent.guest.wait_ready(BOOT)
-    pods = f'for pid in $({TASKS}); do nsenter --target $pid --net python3 -c "{ASK}" | grep -q shelf && exit 0; done'
-    agent.wait_until(f"{pods}; exit 1", timeout=300)
+    boot_agent_alone(cluster_node, agent, "shelf")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.agent_alone import boot_agent_alone
 from support.cable import AGENT, SERVER, TOKEN, Cable, seed_settings
 from support.demo import import_demo
 from support.distributions import DistributionUnderTest
@@ -170,18 +171,7 @@ def test_an_agent_starts_its_pods_after_a_power_cut_while_its_server_is_off(
         pytest.skip(f"agents of {distribution.name} start no pods without their server")
     server, agent = cluster.server, cluster.agent
     server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)
-    before = json.loads(server.kubectl("get pod web -o json"))["metadata"]["uid"]
-    agent.wait_until(f"grep -rlq {before} /var/lib/kubernetes/node-objects", timeout=60)
-    agent.run("sync")
-    server.machine.power_cut()
-    agent.machine.power_cut()
-    agent.machine.boot_again()
-    agent.guest.wait_ready(BOOT)
-    ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/', timeout=5).read().decode())"
-    tasks = "ctr -n k8s.io tasks list | awk 'NR > 1 { print $2 }'"
-    pods = f'for pid in $({tasks}); do nsenter --target $pid --net python3 -c "{ask}" | grep -q web && exit 0; done'
-    answers = f"{pods}; exit 1"
-    agent.wait_until(answers, timeout=300)
+    before = boot_agent_alone(server, agent, "web")
     server.machine.boot_again()
     server.wait_complete()
     server.guest.wait_ready(CONNECT)
