@@ -4,12 +4,11 @@ The tests go on with the machine of `test_cluster` and depend on their order.
 """
 
 import json
-import shlex
-import time
 
 import pytest
 from support.distributions import DistributionUnderTest, missing_addons
 from support.nodes import Node
+from support.pods import FETCH, in_pod, process_of
 
 from osbuild.config.board import Board
 
@@ -60,7 +59,6 @@ spec:
 """
 READ_NETWORKS = "cat $(ls /etc/cni/net.d/*.conflist /var/lib/kubernetes/agent/etc/cni/net.d/*.conflist 2> /dev/null)"
 SYSTEM = ("coredns", "local-path-provisioner", "metrics-server")
-FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 RESOLVE = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
 
 
@@ -70,44 +68,6 @@ def node(cluster_node: Node, board: Board, distribution: DistributionUnderTest) 
     if reason := missing_addons(distribution, board.architecture):
         pytest.skip(reason)
     return cluster_node
-
-
-def process_of(node: Node, selector: str, *, timeout: float = 90.0) -> int:
-    """Return the process of the first container of a running pod.
-
-    After a power cut, the API still has the containers from before for some seconds.
-    """
-    end = time.monotonic() + timeout
-    query = f"get pods -l {selector} --field-selector status.phase=Running -o json"
-    while True:
-        for pod in json.loads(node.kubectl(query))["items"]:
-            container = pod["status"]["containerStatuses"][0].get("containerID", "").removeprefix("containerd://")
-            process = node.run(f"ctr -n k8s.io tasks list | awk '$1 == \"{container}\" {{ print $2 }}'").strip()
-            if process:
-                return int(process)
-        assert time.monotonic() < end, f"no pod {selector} runs"
-        time.sleep(2)
-
-
-def in_pod(node: Node, selector: str, command: str, *, timeout: float = 90.0) -> str:
-    """Run a command of the node in the network of a pod and with its resolv.conf, until it succeeds."""
-    pid = process_of(node, selector)
-    # The node's own nsswitch.conf asks systemd-resolved of the node instead of the name servers in resolv.conf.
-    setup = (
-        f"cat /proc/{pid}/root/etc/resolv.conf > /run/pod-resolv.conf",
-        "mount --bind /run/pod-resolv.conf $(readlink -f /etc/resolv.conf)",
-        "echo 'hosts: files dns' > /run/pod-nsswitch.conf",
-        "mount --bind /run/pod-nsswitch.conf /etc/nsswitch.conf",
-    )
-    script = " && ".join((*setup, command))
-    entered = f"nsenter --target {pid} --net unshare --mount sh -c {shlex.quote(script)}"
-    end = time.monotonic() + timeout
-    while True:
-        result = node.guest.run(f"sudo sh -c {shlex.quote(entered)}", check=False)
-        if result.status == 0 or time.monotonic() > end:
-            assert result.status == 0, result.stdout + result.stderr
-            return result.stdout.strip()
-        time.sleep(2)
 
 
 def test_the_add_ons_run(node: Node) -> None:

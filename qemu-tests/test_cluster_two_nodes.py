@@ -8,18 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.agent_alone import boot_agent_alone
-from support.cable import AGENT, SERVER, TOKEN, Cable, seed_settings
+from support.cable import AGENT, SERVER, Cable, seed_settings
 from support.demo import import_demo
 from support.distributions import DistributionUnderTest, missing_addons
-from support.nodes import CONNECT, LOGS_FOLDER, USER, Node, ServerNode, make_seed
-from test_cluster_addons import FETCH, in_pod
+from support.nodes import Node, ServerNode
+from support.pods import fetch_in_pod
+from support.two_nodes import CableNode, boot_agent_alone, boot_on_cable, make_cluster_seed
 
 from osbuild.config.board import Board
-from osbuild.qemu.acceleration import Accelerator
-from osbuild.qemu.config import MachineConfig, MachineNetwork
-from osbuild.qemu.emulator import Emulator
-from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.alone
@@ -48,26 +44,19 @@ spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
 @pytest.fixture(scope="module")
 def agent(
     cluster_node: ServerNode, cluster_cable: Cable, cluster_profile: Callable[[str, Board], Path], board: Board,
-    distribution: DistributionUnderTest, image: Callable[[str | Path], Path], qemu: Emulator, accelerator: Accelerator,
-    key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
+    distribution: DistributionUnderTest, image: Callable[[str | Path], Path], key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
     """The agent node, after its first boot. Skips if the distribution has no container images of add-ons here."""
     if reason := missing_addons(distribution, board.architecture):
         pytest.skip(reason)
     profile = cluster_profile("edge-agent", board)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TOKEN, "a secret that both know")
-        settings = seed_settings(AGENT, server=f"https://{SERVER}:6443")
-        seed = make_seed(profile, "site-1-agent", key, tmp_path_factory.mktemp("agent") / "seed.iso", settings=settings)
-    config = MachineConfig(
-        board=board, image=image(profile) / "disk.img", memory=2**30, media=(seed,),
-        network=MachineNetwork(restrict=True), extra=cluster_cable.arguments(AGENT),
-    )  # fmt: skip
-    log = LOGS_FOLDER / f"cluster-agent-{distribution.name}-{board.name}.log"
-    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
-        node = Node(machine, machine.guest(USER, key))
-        node.wait_complete()
-        node.guest.wait_ready(CONNECT)
+    settings = seed_settings(AGENT, server=f"https://{SERVER}:6443")
+    medium = tmp_path_factory.mktemp("agent") / "seed.iso"
+    seed = make_cluster_seed(profile, "site-1-agent", key, medium, settings)
+    log = f"cluster-agent-{distribution.name}-{board.name}.log"
+    config = CableNode(board=board, folder=image(profile), seed=seed, address=AGENT, log=log, memory=2**30)
+    with boot_on_cable(config, cluster_cable, key) as node:
         yield node
 
 
@@ -84,8 +73,8 @@ def test_pods_of_two_nodes_reach_each_other_over_vxlan_and_by_service_name(
         assert pods[name]["status"]["podIP"].rpartition(".")[0] == pod_range.rpartition(".")[0]
     assert "vxlan" in agent.run("ip -details link show flannel.1")
     address = pods["shelf"]["status"]["podIP"]
-    assert "shelf" in in_pod(cluster_node, "app=counter", f"python3 -c '{FETCH}' http://{address}:8080/")
-    assert "shelf" in in_pod(cluster_node, "app=counter", f"python3 -c '{FETCH}' http://shelf/")
+    assert "shelf" in fetch_in_pod(cluster_node, "app=counter", f"http://{address}:8080/")
+    assert "shelf" in fetch_in_pod(cluster_node, "app=counter", "http://shelf/")
     # The API server reaches the agent's kubelet by its serving certificate.
     cluster_node.kubectl("logs shelf")
 

@@ -7,24 +7,19 @@ machines and depend on their order, because each boot under emulation takes a mi
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.agent_alone import boot_agent_alone
-from support.cable import AGENT, SERVER, TOKEN, Cable, seed_settings
+from support.cable import AGENT, SERVER, Cable, seed_settings
 from support.demo import import_demo
 from support.distributions import DistributionUnderTest
 from support.matrix import SERVERS
-from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
+from support.nodes import BOOT, CONNECT, DEPLOYMENT
+from support.two_nodes import CableNode, TwoNodes, boot_agent_alone, boot_on_cable, make_cluster_seed
 
 from osbuild.config.board import Board, load_board
 from osbuild.host.paths import PROJECT
 from osbuild.host.run import run_command
-from osbuild.qemu.acceleration import choose_accelerator
-from osbuild.qemu.config import MachineConfig, MachineNetwork
-from osbuild.qemu.emulator import find_emulator
-from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
@@ -38,12 +33,6 @@ spec:
 """
 
 
-@dataclass
-class TwoNodes:
-    server: Node
-    agent: Node
-
-
 @pytest.fixture(scope="module")
 def cluster(
     board: Board, distribution: DistributionUnderTest, images: Callable[[str | Path, Board], Path],
@@ -52,40 +41,25 @@ def cluster(
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
     cable = Cable.lay()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TOKEN, "a secret that both know")
-        server_seed = make_seed(
-            cluster_profile("edge-server", board), "site-1", key, seeds / "server.iso", settings=seed_settings(SERVER)
-        )
-        agent_seed = make_seed(
-            cluster_profile("edge-agent", board), "site-1-agent", key, seeds / "agent.iso",
-            settings=seed_settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
-        )  # fmt: skip
-
-    def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
-        config = MachineConfig(
-            board=board, image=images(cluster_profile(profile, board), board) / "disk.img", memory=2 * 2**30,
-            media=(seed,), network=MachineNetwork(restrict=True), extra=cable.arguments(address),
-        )  # fmt: skip
-        qemu = find_emulator(board.architecture)
-        accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
-        path = LOGS_FOLDER / log
-        return Machine(config, log=path, emulator=qemu, accelerator=accelerator)
-
     host = load_board(SERVERS.get(board.name, board.name))
-    with machine(
-        "edge-server", host, SERVER, server_seed, f"join-server-{distribution.name}-{board.name}.log"
-    ) as first:
-        server = Node(first, first.guest(USER, key))
-        server.wait_complete()
-        server.guest.wait_ready(CONNECT)
-        with machine(
-            "edge-agent", board, AGENT, agent_seed, f"join-agent-{distribution.name}-{board.name}.log"
-        ) as second:
-            agent = Node(second, second.guest(USER, key))
-            agent.wait_complete()
-            agent.guest.wait_ready(CONNECT)
-            yield TwoNodes(server, agent)
+    server_profile, agent_profile = cluster_profile("edge-server", host), cluster_profile("edge-agent", board)
+    settings = seed_settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}')
+    server_config = CableNode(
+        board=host,
+        folder=images(server_profile, host),
+        seed=make_cluster_seed(server_profile, "site-1", key, seeds / "server.iso", seed_settings(SERVER)),
+        address=SERVER,
+        log=f"join-server-{distribution.name}-{board.name}.log",
+    )
+    agent_config = CableNode(
+        board=board,
+        folder=images(agent_profile, board),
+        seed=make_cluster_seed(agent_profile, "site-1-agent", key, seeds / "agent.iso", settings),
+        address=AGENT,
+        log=f"join-agent-{distribution.name}-{board.name}.log",
+    )
+    with boot_on_cable(server_config, cable, key) as server, boot_on_cable(agent_config, cable, key) as agent:
+        yield TwoNodes(server, agent)
 
 
 def test_the_agent_is_a_ready_node_of_the_server(cluster: TwoNodes) -> None:
