@@ -16,7 +16,7 @@ ALL = "all"
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
 CLUSTERS = (
     "test_cluster", "test_cluster_addons", "test_cluster_cis", "test_cluster_two_nodes", "test_ingress", "test_join",
-    "test_k3s",
+    "test_k3s", "test_wireguard",
 )  # fmt: skip
 # Board of an agent -> board of its server. An emulated 32-bit API server takes almost ten minutes to start, and small
 # boards in the field also join servers of other boards.
@@ -55,6 +55,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return "test_join has it on this board"
     if module == "test_servers_update" and board.name != FULL:
         return f"three servers are updated on {FULL}"
+    if module == "test_wireguard" and board.name != FULL:
+        return f"WireGuard between nodes is tested on {FULL}"
     if board.name == FULL and test == PANIC:
         return "test_update_matrix has it on this board, with everything else that a new version may do"
     if module == "test_uboot" and board.boot != "uboot":
