@@ -35,6 +35,7 @@ MEASUREMENTS = {
     "minimal": ("memory", "idle memory without Kubernetes"),
     "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),
     "k3s": ("k3s", "the same with K3s, if a release is available"),
+    "nodes": ("nodes", "an agent node in 512 MB, and throughput between pods of two nodes against the plain link"),
     "boards": ("boards", "power-on to boot complete on every board"),
     "flash": ("flash", "writing an image, against dd with the same flush"),
     "download": ("download", "what a device downloads for small updates"),

@@ -118,7 +118,6 @@ def boot_image(
     folder = site.folder_of(profile, board.name if board else None)
     board = board or load_board(manifest.architecture)
     seed, _ = site.seed(profile)
-    qemu = find_emulator(board.architecture, site.cache)
     config = MachineConfig(
         board=board,
         image=folder / DISK,
@@ -127,9 +126,18 @@ def boot_image(
         network=MachineNetwork(restrict=True),
         extra=extra,
     )
-    console = site.results / f"bench-{manifest.name}-{board.name}.log"
+    with power_on(site, config, manifest.name) as machine:
+        yield machine
+
+
+@contextmanager
+def power_on(site: BenchSite, config: MachineConfig, name: str) -> Iterator[Booted]:
+    """Boot a machine for the first time, under TCG even if the host has KVM. `name` is for the console's log."""
+    board = config.board
+    qemu = find_emulator(board.architecture, site.cache)
     accelerator = choose_accelerator(board, "tcg")
-    with log.step(f"booting {manifest.name} on {board.name}"):
+    console = site.results / f"bench-{name}-{board.name}.log"
+    with log.step(f"booting {name} on {board.name}"):
         with Machine(config, log=console, emulator=qemu, accelerator=accelerator) as machine:
             watch = ConsoleWatch()
             machine.line.listen(watch.hear)

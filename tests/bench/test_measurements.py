@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bench import boot, idle, memory, pods
+from bench import boot, idle, memory, pods, throughput
 from bench.cold import UPSTREAM, WARM
 from bench.figure import Figure, Measured, figures_table, format_value
 from bench.guest import ConsoleWatch
@@ -108,6 +109,17 @@ def test_the_guest_asks_for_dns_with_a_unit_of_its_own() -> None:
     program = ast.literal_eval(command)  # systemd's escapes are those of Python
     assert program == pods.ASK and compile(program, "ask", "exec") and pods.RESULT in program
     assert compile(pods.CREATE, "create", "exec")
+
+
+def test_the_receiver_counts_what_the_sender_has_sent(tmp_path: Path) -> None:
+    names = {"receive": throughput.RECEIVE, "send": throughput.SEND}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, program in names.items():
+        (tmp_path / name).write_text(program.replace(str(throughput.PORT), str(port)))
+    receiver = subprocess.Popen([sys.executable, tmp_path / "receive"], stdout=subprocess.PIPE, text=True)
+    subprocess.run([sys.executable, tmp_path / "send", "127.0.0.1", "0.5"], check=True, timeout=60)
+    assert float(receiver.communicate(timeout=60)[0]) > 2**20
 
 
 def test_units_that_were_not_started_have_no_time_and_are_not_drawn() -> None:
