@@ -20,6 +20,7 @@ import (
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
+	"github.com/vishvananda/netlink"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -185,19 +186,37 @@ func runFlannel(ctx context.Context, settings *networkSettings) error {
 		return err
 	}
 	klog.InfoS("Pods are connected", "ranges", stored.Ranges, "backend", config.BackendType, "interface", external.IfaceName)
-	for {
+	for seen := ""; ; {
 		if err := sleep(ctx, checkTime); err != nil {
 			return err
+		}
+		state := networkState()
+		if state == seen { // flannel's search writes to the log each time
+			continue
 		}
 		now, err := settings.findInterface(config)
 		if err != nil {
 			continue // without a network, the address that other nodes know is as good as any
 		}
+		seen = state
 		if now.IfaceName != external.IfaceName || !now.IfaceAddr.Equal(external.IfaceAddr) || !now.IfaceV6Addr.Equal(external.IfaceV6Addr) ||
 			!now.ExtAddr.Equal(external.ExtAddr) || !now.ExtV6Addr.Equal(external.ExtV6Addr) {
 			return errAddress
 		}
 	}
+}
+
+// networkState returns what the choice of an interface depends on: the addresses of this node, and its default routes.
+func networkState() string {
+	addresses, _ := net.InterfaceAddrs()
+	state := fmt.Sprint(addresses)
+	routes, _ := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	for _, route := range routes {
+		if route.Dst == nil || route.Dst.IP.IsUnspecified() {
+			state += fmt.Sprint(route)
+		}
+	}
+	return state
 }
 
 func (settings *networkSettings) findInterface(config *subnet.Config) (*backend.ExternalInterface, error) {
