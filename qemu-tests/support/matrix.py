@@ -53,8 +53,6 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return f"failures of updates are tested on {FULL}"
     if module == "test_cluster_two_nodes" and board.name != FULL:
         return "test_join has it on this board"
-    if module == "test_servers_update" and board.name != FULL:
-        return f"three servers are updated on {FULL}"
     if module == "test_wireguard" and board.name != FULL:
         return f"WireGuard between nodes is tested on {FULL}"
     if board.name == FULL and test == PANIC:
