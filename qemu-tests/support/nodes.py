@@ -121,8 +121,17 @@ class Node:
         return status
 
     def kubectl(self, arguments: str, *, timeout: float = 120.0) -> str:
-        """Run kubectl as the cluster's administrator, and return its output."""
-        return self.run(f"{KUBECTL} {arguments}", timeout=timeout)
+        """Run kubectl as the cluster's administrator, and return its output.
+
+        An emulated node whose pods start may not open a connection within ten seconds: kubectl is run again then.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return self.run(f"{KUBECTL} {arguments}", timeout=timeout)
+            except CommandFailed as error:
+                if "TLS handshake timeout" not in error.result.stderr or time.monotonic() > end:
+                    raise
 
     def wait_rolled_out(self, deployment: str, timeout: float = 300.0) -> None:
         """Wait until a deployment's pods are available. Fails with the output of `POD_DIAGNOSTICS`."""
