@@ -81,6 +81,15 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: shop}
 """
+POD = """
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: till}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: till}}
+  template: {metadata: {labels: {app: till}}, spec: {containers: [{name: till, image: "localhost/till:1"}]}}
+"""
 OTHER = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n"
 RECORD = "/api/v1/namespaces/kube-system/configmaps/edge-manifests"
 
@@ -117,6 +126,12 @@ def test_definitions_come_before_the_objects_that_need_them(
     applied = apply(plane, tmp_path)
     assert applied.stdout.splitlines() == ["applied CustomResourceDefinition shops.example.test", "applied Shop corner"]
     assert server.call("GET", "/apis/example.test/v1/namespaces/default/shops/corner")["spec"] == {"tills": 2}
+
+
+def test_what_starts_pods_comes_last(server: ApiServer, plane: ControlPlane, tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(f"{POD}---\n{OTHER}")
+    applied = apply(plane, tmp_path)
+    assert applied.stdout.splitlines() == ["applied ConfigMap other", "applied ReplicaSet till"], applied.stderr
 
 
 def test_an_object_that_is_refused_is_named_and_the_others_are_applied(

@@ -160,7 +160,11 @@ func (server *applier) findKind(ctx context.Context, object *unstructured.Unstru
 	}
 }
 
-// readManifests returns the objects of files and folders: first those that others need, the rest in their order.
+// podKinds start pods, which need the processor and what other manifests contain.
+var podKinds = []string{"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "ReplicationController", "StatefulSet"}
+
+// readManifests returns the objects of files and folders: first those that others need, last those that start pods, the rest
+// in their order.
 func readManifests(paths []string) ([]manifest, error) {
 	var found []manifest
 	for _, path := range paths {
@@ -183,8 +187,11 @@ func readManifests(paths []string) ([]manifest, error) {
 }
 
 func rank(object *unstructured.Unstructured) int {
-	if kind := object.GetKind(); kind == "Namespace" || kind == "CustomResourceDefinition" {
+	switch kind := object.GetKind(); {
+	case kind == "Namespace" || kind == "CustomResourceDefinition":
 		return 0
+	case slices.Contains(podKinds, kind):
+		return 2
 	}
 	return 1
 }
