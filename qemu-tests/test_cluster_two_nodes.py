@@ -13,32 +13,12 @@ from support.demo import import_demo
 from support.distributions import DistributionUnderTest, missing_addons
 from support.nodes import Node, ServerNode
 from support.pods import fetch_in_pod
-from support.two_nodes import CableNode, boot_agent_alone, boot_on_cable, make_cluster_seed
+from support.two_nodes import PODS, CableNode, boot_agent_alone, boot_on_cable, make_cluster_seed
 
 from osbuild.config.board import Board
 from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.alone
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {name: shelf, labels: {app: shelf}}
-spec:
-  nodeName: site-1-agent
-  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: counter, labels: {app: counter}}
-spec:
-  nodeName: site-1
-  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: shelf}
-spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +44,7 @@ def test_pods_of_two_nodes_reach_each_other_over_vxlan_and_by_service_name(
     cluster_node: ServerNode, agent: Node, board: Board, tmp_path: Path
 ) -> None:
     import_demo(agent, board, tmp_path)
-    cluster_node.guest.put(POD.encode(), "/tmp/shelf.yaml")
+    cluster_node.guest.put(PODS.encode(), "/tmp/shelf.yaml")
     cluster_node.kubectl("apply -f /tmp/shelf.yaml")
     cluster_node.kubectl("wait --for=condition=Ready pod/shelf pod/counter --timeout=300s", timeout=330)
     pods = {pod["metadata"]["name"]: pod for pod in json.loads(cluster_node.kubectl("get pods -o json"))["items"]}

@@ -13,26 +13,13 @@ from support.capture import capture_cable
 from support.demo import import_demo
 from support.distributions import DistributionUnderTest, missing_addons
 from support.pods import FETCH, fetch_in_pod
-from support.two_nodes import CableNode, TwoNodes, boot_on_cable, make_cluster_seed
+from support.two_nodes import PODS, CableNode, TwoNodes, boot_on_cable, make_cluster_seed
 
 from osbuild.config.board import Board
 from osbuild.qemu.ssh import KeyPair
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]  # 10 minutes: two boots
-PODS = """
-apiVersion: v1
-kind: Pod
-metadata: {name: shelf, labels: {app: shelf}}
-spec:
-  nodeName: site-1-agent
-  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: counter, labels: {app: counter}}
-spec:
-  nodeName: site-1
-  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never}]
+FURTHER = """\
 ---
 apiVersion: v1
 kind: Pod
@@ -45,11 +32,6 @@ spec:
     image: localhost/edge-demo:1
     imagePullPolicy: Never
     env: [{name: ADDRESS, value: ":8081"}, {name: POD_NAME, value: window}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: shelf}
-spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Service
@@ -96,7 +78,7 @@ def nodes(
 def test_pods_of_two_nodes_reach_each_other_over_wireguard(nodes: TwoNodes, board: Board, tmp_path: Path) -> None:
     server, agent = nodes.server, nodes.agent
     import_demo(agent, board, tmp_path)
-    server.guest.put(PODS.encode(), "/tmp/pods.yaml")
+    server.guest.put(f"{PODS}{FURTHER}".encode(), "/tmp/pods.yaml")
     server.kubectl("apply -f /tmp/pods.yaml")
     wait_for_pods(nodes)
     assert "wireguard" in agent.run("ip -details link show flannel-wg")

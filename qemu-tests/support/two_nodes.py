@@ -19,6 +19,27 @@ from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
 
 ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/', timeout=5).read().decode())"
 TASKS = "ctr -n k8s.io tasks list | awk 'NR > 1 { print $2 }'"
+PODS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: shelf, labels: {app: shelf}}
+spec:
+  nodeName: site-1-agent
+  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: counter, labels: {app: counter}}
+spec:
+  nodeName: site-1
+  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shelf}
+spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
+"""
+"""a pod with a service on the agent node, and a pod on the server"""
 
 
 @dataclass
