@@ -18,6 +18,7 @@ from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
 from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, MEMBER, USER, ServerNode, make_seed
+from support.two_nodes import NodeFactory
 from support.versions import Versions
 
 from osbuild.config import load as profiles
@@ -141,6 +142,18 @@ def cluster_profile(distribution: DistributionUnderTest) -> Callable[[str, Board
     return lambda name, board: distributions.profile_for(
         name, distribution, board.architecture, BUILD / "test-profiles"
     )
+
+
+@pytest.fixture(scope="module")
+def node_factory(
+    request: pytest.FixtureRequest, distribution: DistributionUnderTest,
+    cluster_profile: Callable[[str, Board], Path], images: Callable[[str | Path, Board], Path], key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> NodeFactory:  # fmt: skip
+    """Boots a server and its agent nodes for the tests of a module."""
+    folder = tmp_path_factory.mktemp("seeds") / request.module.__name__.rpartition(".")[2].removeprefix("test_")
+    folder.mkdir()
+    return NodeFactory(distribution, cluster_profile, images, key, folder)
 
 
 @pytest.fixture(scope="session")

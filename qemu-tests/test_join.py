@@ -15,12 +15,11 @@ from support.demo import import_demo
 from support.distributions import DistributionUnderTest
 from support.matrix import SERVERS
 from support.nodes import BOOT, CONNECT, DEPLOYMENT
-from support.two_nodes import CableNode, TwoNodes, boot_agent_alone, boot_on_cable, make_cluster_seed
+from support.two_nodes import NodeFactory, TwoNodes, boot_agent_alone
 
 from osbuild.config.board import Board, load_board
 from osbuild.host.paths import PROJECT
 from osbuild.host.run import run_command
-from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
 POD = """
@@ -34,31 +33,15 @@ spec:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    board: Board, distribution: DistributionUnderTest, images: Callable[[str | Path, Board], Path],
-    cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[TwoNodes]:  # fmt: skip
+def cluster(board: Board, node_factory: NodeFactory) -> Iterator[TwoNodes]:
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
-    seeds = tmp_path_factory.mktemp("seed")
     cable = Cable.lay()
     host = load_board(SERVERS.get(board.name, board.name))
-    server_profile, agent_profile = cluster_profile("edge-server", host), cluster_profile("edge-agent", board)
     settings = seed_settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}')
-    server_config = CableNode(
-        board=host,
-        folder=images(server_profile, host),
-        seed=make_cluster_seed(server_profile, "site-1", key, seeds / "server.iso", seed_settings(SERVER)),
-        address=SERVER,
-        log=f"join-server-{distribution.name}-{board.name}.log",
-    )
-    agent_config = CableNode(
-        board=board,
-        folder=images(agent_profile, board),
-        seed=make_cluster_seed(agent_profile, "site-1-agent", key, seeds / "agent.iso", settings),
-        address=AGENT,
-        log=f"join-agent-{distribution.name}-{board.name}.log",
-    )
-    with boot_on_cable(server_config, cable, key) as server, boot_on_cable(agent_config, cable, key) as agent:
+    with (
+        node_factory.boot("server", SERVER, seed_settings(SERVER), board=host, link=cable) as server,
+        node_factory.boot("agent", AGENT, settings, board=board, link=cable) as agent,
+    ):
         yield TwoNodes(server, agent)
 
 

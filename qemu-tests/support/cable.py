@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from osbuild.qemu.config import MachineNetwork
 
 SERVER, AGENT = "192.0.2.1", "192.0.2.2"
-MACS = {SERVER: "52:54:00:ed:9e:11", AGENT: "52:54:00:ed:9e:12"}
+FAR_AGENT = "198.51.100.2"
+"""an agent in another network"""
+SERVERS = ("192.0.2.1", "192.0.2.2", "192.0.2.3")
+"""the servers of a cluster of three"""
+MACS = {
+    **{address: f"52:54:00:ed:9e:1{number}" for number, address in enumerate(SERVERS, 1)},
+    FAR_AGENT: "52:54:00:ed:9e:12",
+}
 CARD = "cable"
 TOKEN = "EDGE_TEST_TOKEN"
 """the variable with the token of the cluster"""
@@ -28,18 +35,22 @@ class Cable:
     def lay(cls) -> "Cable":
         """Choose two ports that are free."""
         with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in MACS]
-            for each in sockets:
+            ends = {address: stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for address in (SERVER, AGENT)}
+            for each in ends.values():
                 each.bind(("127.0.0.1", 0))
-            return cls({address: each.getsockname()[1] for address, each in zip(MACS, sockets, strict=True)})
+            return cls({address: each.getsockname()[1] for address, each in ends.items()})
 
     def arguments(self, address: str) -> tuple[str, ...]:
         """Return QEMU's arguments for the card of the machine that will have `address`."""
-        other = next(each for each in MACS if each != address)
+        other = next(each for each in self.ports if each != address)
         ends = (("local", self.ports[address]), ("remote", self.ports[other]))
         text = ",".join(f"{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}" for end, port in ends)
-        card = f"virtio-net-pci,netdev={CARD},mac={MACS[address]},romfile="
-        return ("-netdev", f"dgram,id={CARD},{text}", "-device", card)
+        return ("-netdev", f"dgram,id={CARD},{text}", *network_card(address))
+
+
+def network_card(address: str) -> tuple[str, ...]:
+    """Return QEMU's arguments for the card of the machine that will have `address`, without those for its network."""
+    return ("-device", f"virtio-net-pci,netdev={CARD},mac={MACS[address]},romfile=")
 
 
 def seed_settings(address: str, **kubernetes: object) -> list[str]:

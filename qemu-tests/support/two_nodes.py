@@ -1,10 +1,11 @@
 """Nodes of a cluster on one cable: a server, and an agent node that joins it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -14,8 +15,10 @@ from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
-from support.cable import TOKEN, Cable
+from support.cable import TOKEN
+from support.distributions import DistributionUnderTest
 from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+from support.pods import fetch_in_pod
 
 ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/', timeout=5).read().decode())"
 TASKS = "ctr -n k8s.io tasks list | awk 'NR > 1 { print $2 }'"
@@ -38,8 +41,15 @@ apiVersion: v1
 kind: Service
 metadata: {name: shelf}
 spec: {selector: {app: shelf}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: counter}
+spec: {selector: {app: counter}, ports: [{port: 80, targetPort: 8080}]}
 """
-"""a pod with a service on the agent node, and a pod on the server"""
+"""a pod on each node, and its service"""
+MEMORY = {"server": 2 * 2**30, "agent": 2**30}
+"""bytes of a machine of each role"""
 
 
 @dataclass
@@ -47,43 +57,70 @@ class TwoNodes:
     server: Node
     agent: Node
 
+    def pod_address(self, name: str) -> str:
+        return self.server.kubectl(f"get pod {name} -o jsonpath={{.status.podIP}}").strip()
 
-@dataclass(frozen=True, kw_only=True)
-class CableNode:
-    """A machine at the end of the cable that has `address`. `folder` is the build folder of its image.
+    def create_pods(self, manifests: str, *names: str) -> None:
+        """Create pods and other objects, and wait until the pods of these names are ready."""
+        self.server.guest.put(manifests.encode(), "/tmp/pods.yaml")
+        self.server.kubectl("apply -f /tmp/pods.yaml")
+        for name in names:
+            self.server.kubectl(f"wait --for=condition=Ready pod/{name} --timeout=300s", timeout=330)
 
-    `log` is the name of its console's log, `memory` in bytes.
-    """
+    def check_pods(self) -> None:
+        """Let the pods of `PODS` ask each other, by address and by name. The DNS server is a pod of the server."""
+        for url in (f"http://{self.pod_address('shelf')}:8080/", "http://shelf/"):
+            assert '"shelf"' in fetch_in_pod(self.server, "app=counter", url)
+        for url in (f"http://{self.pod_address('counter')}:8080/", "http://counter/"):
+            assert '"counter"' in fetch_in_pod(self.agent, "app=shelf", url, api=self.server)
 
-    board: Board
+
+class Connection(Protocol):
+    """What connects the machines: a `Cable`, a `Hub`, or `TranslatedNetworks`."""
+
+    def arguments(self, address: str, /) -> tuple[str, ...]:
+        """Return QEMU's arguments for the card of the machine that will have `address`."""
+
+
+@dataclass(frozen=True)
+class NodeFactory:
+    """Boots nodes of the shipped profiles. `folder` is for their seeds, and its name is part of those of the logs."""
+
+    distribution: DistributionUnderTest
+    profile: Callable[[str, Board], Path]
+    image: Callable[[str | Path, Board], Path]
+    key: KeyPair
     folder: Path
-    seed: Path
-    address: str
-    log: str
-    memory: int = 2 * 2**30
+    patience: float = BOOT
+    """seconds that a boot may take"""
+
+    @contextmanager
+    def boot(self, role: str, address: str, settings: Sequence[str], *, board: Board, link: Connection) -> Iterator[Node]:
+        """Boot a node for the first time, and wait until it is healthy.
+
+        `role` is server or agent, `settings` are like those of `cable.seed_settings`.
+        """
+        profile, name = self.profile(f"edge-{role}", board), node_name(role, address)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(TOKEN, "a secret that both know")
+            seed = make_seed(profile, name, self.key, self.folder / f"{name}.iso", settings=settings)
+        config = MachineConfig(
+            board=board, image=self.image(profile, board) / "disk.img", memory=MEMORY[role], media=(seed,),
+            network=MachineNetwork(restrict=True), extra=link.arguments(address),
+        )  # fmt: skip
+        log = LOGS_FOLDER / f"{self.folder.name}-{name}-{self.distribution.name}-{board.name}.log"
+        qemu = find_emulator(board.architecture)
+        accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
+        with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
+            node = Node(machine, machine.guest(USER, self.key))
+            node.wait_complete(self.patience)
+            node.guest.wait_ready(CONNECT)
+            yield node
 
 
-def make_cluster_seed(profile: str | Path, node: str, key: KeyPair, output: Path, settings: Sequence[str]) -> Path:
-    """Write the seed of a node of the cluster, see `make_seed`. `settings` are those of `cable.seed_settings`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TOKEN, "a secret that both know")
-        return make_seed(profile, node, key, output, settings=settings)
-
-
-@contextmanager
-def boot_on_cable(node: CableNode, cable: Cable, key: KeyPair) -> Iterator[Node]:
-    """Boot a node for the first time, and wait until it is healthy."""
-    config = MachineConfig(
-        board=node.board, image=node.folder / "disk.img", memory=node.memory, media=(node.seed,),
-        network=MachineNetwork(restrict=True), extra=cable.arguments(node.address),
-    )  # fmt: skip
-    qemu = find_emulator(node.board.architecture)
-    accelerator = choose_accelerator(node.board, wrap=qemu.wrap, root=qemu.root)
-    with Machine(config, log=LOGS_FOLDER / node.log, emulator=qemu, accelerator=accelerator) as machine:
-        booted = Node(machine, machine.guest(USER, key))
-        booted.wait_complete()
-        booted.guest.wait_ready(CONNECT)
-        yield booted
+def node_name(role: str, address: str) -> str:
+    """Return the name of the node at an address: site-1, site-2 and so on, or that of the agent."""
+    return "site-1-agent" if role == "agent" else f"site-{address.rpartition('.')[2]}"
 
 
 def apply_seed(node: Node, seed: Path) -> None:
