@@ -160,6 +160,7 @@ def interrupt_build(board: Board, output: Path, number: signal.Signals, after: s
         return process.wait(60)
 
 
+@pytest.mark.slow  # 2 minutes
 def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
     board: Board, image: Callable[[str], Path], fresh_cache: Path, tmp_path: Path
 ) -> None:

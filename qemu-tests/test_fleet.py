@@ -138,6 +138,7 @@ def test_an_operator_gets_diagnostics_without_secrets(devices: Sequence[Device],
     assert not [name for name, text in texts.items() if "cannot be started" in text]
 
 
+@pytest.mark.slow
 def test_an_operator_gives_a_device_a_new_key_and_reboots_it(devices: Sequence[Device], fleet: RunningServer) -> None:
     device = devices[0]
     key = device.node.run("sha256sum /var/lib/edge-fleet/device.key")
@@ -150,6 +151,7 @@ def test_an_operator_gives_a_device_a_new_key_and_reboots_it(devices: Sequence[D
     device.check_intact()
 
 
+@pytest.mark.slow
 def test_an_operator_wipes_a_device(devices: Sequence[Device], fleet: RunningServer) -> None:
     device = devices[1]
     device.node.run("echo precious > /var/lib/precious && sync")

@@ -375,6 +375,7 @@ MISTAKES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow  # `make test` has two nodes of one image in test_fleet
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: NodeReport
 ) -> None:
@@ -473,6 +474,7 @@ def test_damage_restarts_a_slot_on_trial_and_uses_up_its_tries(
     assert tries(disk) == (1, 2), "two boots failed"
 
 
+@pytest.mark.slow
 def test_an_unhealthy_boot_uses_one_try(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:

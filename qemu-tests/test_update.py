@@ -44,6 +44,7 @@ def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -
     device.check_intact()
 
 
+@pytest.mark.slow  # `make test` has this and what follows in test_fleet and test_update_matrix
 def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     url = device.publish("next")
     device.machine.console.skip()
@@ -63,6 +64,7 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     device.check_intact()
 
 
+@pytest.mark.slow
 def test_what_is_older_than_what_was_good_or_would_lock_it_out_is_refused(device: Device, tmp_path: Path) -> None:
     url = device.publish("n")
     assert "older than the minimum version 1.1.0" in device.install_refused(url)
@@ -70,6 +72,7 @@ def test_what_is_older_than_what_was_good_or_would_lock_it_out_is_refused(device
     assert device.read_standing().slots == {"a": "good", "b": "good"}
 
 
+@pytest.mark.slow
 def test_a_power_cut_and_a_reboot_of_a_good_slot_are_not_failures(device: Device) -> None:
     device.cut_power()
     assert device.power_on()["slot"] == "b"
@@ -78,6 +81,7 @@ def test_a_power_cut_and_a_reboot_of_a_good_slot_are_not_failures(device: Device
     assert (standing.state, standing.left, standing.event) == ("good", None, "committed"), standing
 
 
+@pytest.mark.slow
 def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
     device.machine.console.skip()
     device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)

@@ -10,6 +10,9 @@ from support.devices import Device
 from support.failures import Case, bad_bundle, cases
 from support.ledger import Ledger
 
+QUICK = ("unsigned", "bit-flipped-tree", "older")
+"""the bad bundles of `make test`: one for each thing that is checked, signature, contents and version"""
+
 
 def parameters(cluster: bool) -> list[Any]:
     return [pytest.param(case, id=case.name) for case in cases() if case.cluster == cluster]
@@ -33,7 +36,9 @@ def run_case(case: Case, device: Device, ledger: Ledger) -> None:
             assert device.reboot()["slot"] == "b"
 
 
-@pytest.mark.parametrize("name", bad_bundles.BAD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in bad_bundles.BAD]
+)
 def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledger: Ledger) -> None:
     assert_refused(name, light, tmp_path, ledger)
 

@@ -78,6 +78,7 @@ def report(recorded: Recorded, lab: Lab) -> Survey:
     return survey(recorded.log, recorded.disk, folder, plan, filesystems.filesystem_tools(Cache()))
 
 
+@pytest.mark.slow  # 6 minutes, to record an update
 def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Survey, ledger: Ledger) -> None:
     print(report)
     with ledger.entry("flush", "states") as entry:
