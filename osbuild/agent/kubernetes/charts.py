@@ -35,7 +35,7 @@ def helm_controller_arguments(settings: NodeSettings, paths: Paths) -> list[str]
     images = json.loads(read_file(paths.root / IMAGES))
     return [
         f"--kubeconfig={paths.data}/helm-controller.conf",
-        control_plane.leader_election(settings),
+        control_plane.elects_leader(settings),
         f"--job-image={images['HELM_IMAGE']}",
         f"--node-name={settings.node_name}",
     ]

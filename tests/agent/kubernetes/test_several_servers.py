@@ -46,7 +46,7 @@ def test_the_first_server_has_etcd_instead_of_sqlite_and_elects_its_leaders(root
     assert programs and "kine" not in programs and next(iter(programs)) == "etcd"
     assert "--etcd-servers=https://127.0.0.1:2379" in programs["kube-apiserver"]
     for name in ("kube-controller-manager", "kube-scheduler"):
-        assert "--leader-elect=true" in programs[name]
+        assert {"--leader-elect=true", "--leader-elect-renew-deadline=30s"} <= set(programs[name])
     settings = json.loads(Path(programs["etcd"][0]).read_text())
     assert settings["address"] == "192.0.2.1" and settings["join"] == ""
     assert settings["snapshots"]["schedule"] == "0 */12 * * *" and settings["snapshots"]["retention"] == 5
@@ -57,7 +57,7 @@ def test_the_first_server_has_etcd_instead_of_sqlite_and_elects_its_leaders(root
 def test_a_single_server_has_neither_etcd_nor_leases(root: Path) -> None:
     programs = prepare_server(root, {"config": {"node-name": "only"}})
     assert programs and "etcd" not in programs and not (Paths(root).pki / "etcd-ca.key").exists()
-    assert "--leader-elect=false" in programs["kube-scheduler"]
+    assert [text for text in programs["kube-scheduler"] if "leader" in text] == ["--leader-elect=false"]
 
 
 @pytest.mark.parametrize("seed", [{"server": "https://192.0.2.1:6443"}, {"config": {"datastore-endpoint": ENDPOINT}}])
