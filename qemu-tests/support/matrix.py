@@ -16,7 +16,7 @@ ALL = "all"
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
 CLUSTERS = (
     "test_cluster", "test_cluster_addons", "test_cluster_cis", "test_cluster_two_nodes", "test_ingress", "test_join",
-    "test_k3s", "test_wireguard",
+    "test_k3s", "test_servers_update", "test_translated_networks", "test_wireguard",
 )  # fmt: skip
 # Board of an agent -> board of its server. An emulated 32-bit API server takes almost ten minutes to start, and small
 # boards in the field also join servers of other boards.
@@ -51,9 +51,11 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
     if module in FAILURES and board.name != FULL:
         return f"failures of updates are tested on {FULL}"
+    if module == "test_servers_update" and board.name != FULL:
+        return f"the update of three servers is tested on {FULL}"
     if module == "test_cluster_two_nodes" and board.name != FULL:
         return "test_join has it on this board"
-    if module == "test_wireguard" and board.name != FULL:
+    if module in ("test_wireguard", "test_translated_networks") and board.name != FULL:
         return f"WireGuard between nodes is tested on {FULL}"
     if board.name == FULL and test == PANIC:
         return "test_update_matrix has it on this board, with everything else that a new version may do"
