@@ -75,7 +75,7 @@ class TwoNodes:
             assert '"counter"' in fetch_in_pod(self.agent, "app=shelf", url, api=self.server)
 
 
-class Connection(Protocol):
+class Wiring(Protocol):
     """What connects the machines: a `Cable`, a `Hub`, or `TranslatedNetworks`."""
 
     def arguments(self, address: str, /) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class NodeFactory:
     """seconds that a boot may take"""
 
     @contextmanager
-    def boot(self, role: str, address: str, settings: Sequence[str], *, board: Board, link: Connection) -> Iterator[Node]:
+    def boot(self, role: str, address: str, settings: Sequence[str], *, board: Board, link: Wiring) -> Iterator[Node]:
         """Boot a node for the first time, and wait until it is healthy.
 
         `role` is server or agent, `settings` are like those of `cable.seed_settings`.
