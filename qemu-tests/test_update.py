@@ -44,7 +44,7 @@ def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -
     device.check_intact()
 
 
-@pytest.mark.slow  # `make test` has this and what follows in test_fleet and test_update_matrix
+@pytest.mark.slow  # `make test` has an update in test_fleet
 def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     url = device.publish("next")
     device.machine.console.skip()

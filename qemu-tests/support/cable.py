@@ -43,9 +43,14 @@ class Cable:
     def arguments(self, address: str) -> tuple[str, ...]:
         """Return QEMU's arguments for the card of the machine that will have `address`."""
         other = next(each for each in self.ports if each != address)
-        ends = (("local", self.ports[address]), ("remote", self.ports[other]))
-        text = ",".join(f"{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}" for end, port in ends)
-        return ("-netdev", f"dgram,id={CARD},{text}", *network_card(address))
+        return datagram_card(address, self.ports[address], self.ports[other])
+
+
+def datagram_card(address: str, local: int, remote: int) -> tuple[str, ...]:
+    """Return QEMU's arguments for the card of the machine that will have `address`, and the UDP ports of its cable."""
+    ends = (("local", local), ("remote", remote))
+    text = ",".join(f"{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}" for end, port in ends)
+    return ("-netdev", f"dgram,id={CARD},{text}", *network_card(address))
 
 
 def network_card(address: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
-from support.cable import CARD, network_card
+from support.cable import datagram_card
 
 LARGEST = 65536  # bytes of a frame, with segmentation offload
 PAUSE = 0.2  # seconds until the end of the hub is noticed
@@ -37,9 +37,7 @@ class Hub:
 
     def arguments(self, address: str) -> tuple[str, ...]:
         """Return QEMU's arguments for the card of the machine that will have `address`."""
-        ends = (("local", self._machines[address][1]), ("remote", self._ports[address].getsockname()[1]))
-        text = ",".join(f"{end}.type=inet,{end}.host=127.0.0.1,{end}.port={port}" for end, port in ends)
-        return ("-netdev", f"dgram,id={CARD},{text}", *network_card(address))
+        return datagram_card(address, self._machines[address][1], self._ports[address].getsockname()[1])
 
     def _bind(self) -> socket.socket:
         bound = self._stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
